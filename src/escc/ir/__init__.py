@@ -1,0 +1,1 @@
+"""The intermediate representation: dialects ``nn`` and ``escalate``, modules, passes."""

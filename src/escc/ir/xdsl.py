@@ -1,0 +1,117 @@
+"""The one place that imports xDSL: the names the rest of escc uses, and nothing else.
+
+Keeping the framework behind one module makes an xDSL upgrade a change to one file; the linter refuses
+``xdsl`` imports anywhere else.
+"""
+
+from __future__ import annotations
+
+from xdsl.context import Context
+from xdsl.dialects.builtin import (
+    ArrayAttr,
+    Builtin,
+    DenseArrayBase,
+    DictionaryAttr,
+    FileLineColLoc,
+    FloatAttr,
+    FunctionType,
+    IntAttr,
+    IntegerAttr,
+    IntegerType,
+    LocationAttr,
+    ModuleOp,
+    NameLoc,
+    Signedness,
+    StringAttr,
+    SymbolRefAttr,
+    TensorType,
+    UnitAttr,
+    UnknownLoc,
+    f32,
+    f64,
+    i1,
+    i64,
+)
+from xdsl.dialects.func import Func, FuncOp, ReturnOp
+from xdsl.ir import (
+    Attribute,
+    Block,
+    BlockArgument,
+    Dialect,
+    Operation,
+    OpResult,
+    ParametrizedAttribute,
+    Region,
+    SSAValue,
+    TypeAttribute,
+)
+from xdsl.irdl import (
+    IRDLOperation,
+    irdl_attr_definition,
+    irdl_op_definition,
+    operand_def,
+    opt_operand_def,
+    opt_prop_def,
+    param_def,
+    prop_def,
+    result_def,
+    var_operand_def,
+)
+from xdsl.parser import AttrParser, Parser
+from xdsl.printer import Printer
+from xdsl.utils.exceptions import ParseError, VerifyException
+
+__all__ = [
+    "ArrayAttr",
+    "AttrParser",
+    "Attribute",
+    "Block",
+    "BlockArgument",
+    "Builtin",
+    "Context",
+    "DenseArrayBase",
+    "Dialect",
+    "DictionaryAttr",
+    "FileLineColLoc",
+    "FloatAttr",
+    "Func",
+    "FuncOp",
+    "FunctionType",
+    "IRDLOperation",
+    "IntAttr",
+    "IntegerAttr",
+    "IntegerType",
+    "LocationAttr",
+    "ModuleOp",
+    "NameLoc",
+    "OpResult",
+    "Operation",
+    "ParametrizedAttribute",
+    "ParseError",
+    "Parser",
+    "Printer",
+    "Region",
+    "ReturnOp",
+    "SSAValue",
+    "Signedness",
+    "StringAttr",
+    "SymbolRefAttr",
+    "TensorType",
+    "TypeAttribute",
+    "UnitAttr",
+    "UnknownLoc",
+    "VerifyException",
+    "f32",
+    "f64",
+    "i1",
+    "i64",
+    "irdl_attr_definition",
+    "irdl_op_definition",
+    "operand_def",
+    "opt_operand_def",
+    "opt_prop_def",
+    "param_def",
+    "prop_def",
+    "result_def",
+    "var_operand_def",
+]
