@@ -159,7 +159,7 @@ def _outcome(command: Callable[[], object]) -> int:
     except (KeyboardInterrupt, click.Abort):
         _complain("interrupted")
         return 130
-    # Outside of standalone mode click hands back what ctx.exit(code) was given, else what the command returned.
+    # Outside of standalone mode click hands back what ctx.exit(code) was given.
     return result if isinstance(result, int) else 0
 
 

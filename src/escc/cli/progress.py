@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import sys
-import time
 from collections.abc import Generator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from time import monotonic
+from typing import TYPE_CHECKING, TextIO
 
 from escc.progress import Progress
 
@@ -22,14 +22,15 @@ LOGGED_EVERY = 10.0
 
 
 @contextmanager
-def progress_bars() -> Generator[Progress]:
+def progress_bars(stream: TextIO | None = None) -> Generator[Progress]:
     """Yield a ``progress(stage, done, total)`` that shows how far the work is; ``total`` 0 means unknown.
 
     On a terminal: one bar per stage, from the first second on, gone when the block ends. Elsewhere: one
     line of the current stage every ten seconds, so that short runs leave logs clean and long ones are
-    seen to live. Nothing is ever written to stdout.
+    seen to live. ``stream`` is stderr unless given.
     """
-    display = _Terminal() if sys.stderr.isatty() else _Log()
+    stream = sys.stderr if stream is None else stream
+    display = _Terminal(stream) if stream.isatty() else _Log(stream)
     try:
         yield display.show
     finally:
@@ -37,31 +38,33 @@ def progress_bars() -> Generator[Progress]:
 
 
 class _Log:
-    def __init__(self) -> None:
-        self.last = time.monotonic()
+    def __init__(self, stream: TextIO) -> None:
+        self.stream = stream
+        self.last = monotonic()
 
     def show(self, stage: str, done: int, total: int) -> None:
-        now = time.monotonic()
+        now = monotonic()
         if now - self.last >= LOGGED_EVERY:
             self.last = now
             count = f" {done}/{total}" if total else f" {done}" if done else ""
-            print(f"{stage}{count}", file=sys.stderr, flush=True)
+            print(f"{stage}{count}", file=self.stream, flush=True)
 
     def close(self) -> None:
         pass
 
 
 class _Terminal:
-    def __init__(self) -> None:
-        self.started = time.monotonic()
+    def __init__(self, stream: TextIO) -> None:
+        self.stream = stream
+        self.started = monotonic()
         self.bars: Bars | None = None
         self.tasks: dict[str, TaskID] = {}
 
     def show(self, stage: str, done: int, total: int) -> None:
         if self.bars is None:
-            if time.monotonic() - self.started < APPEARS_AFTER:
+            if monotonic() - self.started < APPEARS_AFTER:
                 return
-            self.bars = _make_bars()
+            self.bars = _make_bars(self.stream)
             self.bars.start()
         if stage not in self.tasks:
             self.tasks[stage] = self.bars.add_task(stage, total=total or None)
@@ -72,7 +75,7 @@ class _Terminal:
             self.bars.stop()
 
 
-def _make_bars() -> Bars:
+def _make_bars(stream: TextIO) -> Bars:
     # rich takes a while to import; short runs and --help never get here
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TextColumn, TimeElapsedColumn
@@ -85,4 +88,4 @@ def _make_bars() -> Bars:
         MofNCompleteColumn(),
         TimeElapsedColumn(),
     )
-    return Bars(*columns, console=Console(stderr=True), transient=True)
+    return Bars(*columns, console=Console(file=stream), transient=True)
