@@ -29,8 +29,8 @@ def progress_bars(stream: TextIO | None = None) -> Generator[Progress]:
     line of the current stage every ten seconds, so that short runs leave logs clean and long ones are
     seen to live. ``stream`` is stderr unless given.
     """
-    stream = sys.stderr if stream is None else stream
-    display = _Terminal(stream) if stream.isatty() else _Log(stream)
+    target: TextIO = sys.stderr if stream is None else stream
+    display = _Terminal(target) if target.isatty() else _Log(target)
     try:
         yield display.show
     finally:
