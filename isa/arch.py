@@ -292,7 +292,7 @@ def _checked(parameter: Parameter, value: Any, where: str) -> int | float | str:
     else:
         ok = math.isfinite(value) and parameter.low <= value <= parameter.high
         if parameter.key == "chunk":
-            ok = ok and value & (value - 1) == 0
+            ok = ok and int(value).bit_count() == 1
     if not ok:
         shown = repr(value) if len(repr(value)) <= 40 else repr(value)[:37] + "..."
         raise EsccError(

@@ -1,4 +1,4 @@
-"""A compiled program: machine, instruction words, DRAM image and the descriptors of its inputs and outputs."""
+"""A compiled program: machine, instruction words, DRAM image, descriptors of its inputs and outputs."""
 
 from __future__ import annotations
 
@@ -14,51 +14,12 @@ import numpy.typing as npt
 from escc.errors import EsccError
 from escc.files import atomic_write
 from escc.isa.arch import Arch
+from escc.isa.container import Contents, pack, unpack
+from escc.isa.maps import MapDescriptor, position_pitch
+
+__all__ = ["MapDescriptor", "Program", "position_pitch"]
 
 Bytes = bytes | bytearray | memoryview | npt.NDArray[np.uint8]
-
-
-def position_pitch(channels: int) -> int:
-    """Bytes from one position of a map to the next: one slot per channel and its mask bits."""
-    return channels + (channels + 7) // 8
-
-
-@dataclass(frozen=True)
-class MapDescriptor:
-    """An input or output map in DRAM, position-major (height, width, channels), 8 bits per value.
-
-    ``scale`` is the real value of the integer 1; ``torch_shape`` the shape of the tensor in torch order without
-    its batch dimension (the same number of values).
-    """
-
-    name: str
-    address: int
-    height: int
-    width: int
-    channels: int
-    signed: bool
-    scale: float
-    torch_shape: tuple[int, ...]
-
-    @property
-    def pos_pitch(self) -> int:
-        """Bytes from one position to the next."""
-        return position_pitch(self.channels)
-
-    @property
-    def row_pitch(self) -> int:
-        """Bytes from one row to the next."""
-        return self.width * self.pos_pitch
-
-    @property
-    def size_bytes(self) -> int:
-        """Bytes the map occupies in DRAM."""
-        return self.height * self.row_pitch
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        """The numpy type of a value: int8 or uint8."""
-        return np.dtype(np.int8 if self.signed else np.uint8)
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,9 +59,7 @@ class Program:
         Raises:
             EsccError: the parts do not fit each other (a map outside DRAM, data beyond ``dram_bytes``, ...).
         """
-        from escc.isa.container import pack
-
-        return b"".join(pack(self))
+        return b"".join(pack(self._contents()))
 
     @classmethod
     def from_bytes(cls, content: Bytes, where: str = "program") -> Program:
@@ -109,9 +68,8 @@ class Program:
         Raises:
             EsccError: not a program file, of a newer format, truncated, damaged or inconsistent.
         """
-        from escc.isa.container import unpack
-
-        return unpack(memoryview(content), where)
+        view = content.data if isinstance(content, np.ndarray) else memoryview(content)
+        return cls(*unpack(view, where))
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the program file; readers never see half of it.
@@ -119,9 +77,7 @@ class Program:
         Raises:
             EsccError: as `to_bytes`, or the file cannot be written.
         """
-        from escc.isa.container import pack
-
-        atomic_write(path, pack(self))
+        atomic_write(path, pack(self._contents()))
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Program:
@@ -141,6 +97,11 @@ class Program:
             reason = error.strerror if isinstance(error, OSError) else str(error)
             raise EsccError(f"cannot read: {reason}", where=where) from None
         return cls.from_bytes(memoryview(content), where)
+
+    def _contents(self) -> Contents:
+        return Contents(
+            self.arch, self.code, self.data_array, self.inputs, self.outputs, self.dram_bytes, self.debug
+        )
 
     def same_as(self, other: Program) -> bool:
         """Whether both give the byte-identical program file."""

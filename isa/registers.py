@@ -165,7 +165,7 @@ class VecRegisters(NamedTuple):
 
 @dataclass(frozen=True)
 class Register:
-    """One row of the register table: ``index`` is the operand of ``set`` and ``mov``, ``slot`` the field number."""
+    """A row of the table: ``index`` is the operand of ``set`` and ``mov``, ``slot`` the field number."""
 
     name: str
     unit: str
