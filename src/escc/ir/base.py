@@ -136,6 +136,14 @@ def map_shape(value: SSAValue) -> tuple[int, ...]:
     return cast("tuple[int, ...]", shape)
 
 
+def number_text(value: float) -> str:
+    """A number as MLIR reads it back: Python's shortest form, with the point MLIR insists on."""
+    text = repr(value)
+    if "e" in text and "." not in text:
+        text = text.replace("e", ".0e")
+    return text
+
+
 def _print_value(printer: Printer, attribute: Attribute) -> None:
     if isinstance(attribute, SymbolRefAttr | StringAttr):
         printer.print_attribute(attribute)
@@ -147,9 +155,9 @@ def _print_value(printer: Printer, attribute: Attribute) -> None:
             printer.print_string("true" if value else "false")
         elif isinstance(value, tuple):
             items = cast("tuple[int | float, ...]", value)
-            printer.print_string("[" + ", ".join(repr(item) for item in items) + "]")
+            printer.print_string("[" + ", ".join(number_text(item) for item in items) + "]")
         else:
-            printer.print_string(repr(value))
+            printer.print_string(number_text(value))
 
 
 def _parse_value(parser: Parser) -> Attribute:

@@ -305,7 +305,7 @@ class Lookup(QuantizedOp):
 
 @irdl_op_definition
 class Concat(QuantizedOp):
-    """Channel concatenation, each map rescaled; rescale: int32 (n, 2) of multiplier, shift (0, 0: as it is)."""
+    """Channel concatenation, each map rescaled; rescale: int32 (n, 2) of multiplier, shift (0, 0: copy)."""
 
     name = "escalate.concat"
     inputs = var_operand_def()

@@ -59,7 +59,7 @@ def make_context() -> Context:
 
 
 class Module:
-    """One network: a ``func.func @main`` over maps, the store with its arrays, and the facts passes established."""
+    """One network: a ``func.func @main`` over maps, the store with its arrays, the facts established."""
 
     def __init__(self, op: ModuleOp, store: TensorStore) -> None:
         self.op = op

@@ -69,7 +69,7 @@ class ConvolutionLike(LayerOp):
 
 @irdl_op_definition
 class Conv2d(ConvolutionLike):
-    """Convolution, y = activation(conv(x, weight) + bias + residual); weight (K, C/groups, R, S) in the store."""
+    """Convolution, y = activation(conv(x, weight) + bias + residual); weight (K, C/groups, R, S)."""
 
     name = "nn.conv2d"
     input = operand_def()

@@ -58,7 +58,7 @@ class PassContext:
 
 @dataclass
 class Pass(ABC):
-    """One rewrite of a module. Subclass as a dataclass: its fields are the options of ``-p name{option=value}``.
+    """One rewrite of a module. Subclass as a dataclass: fields are the options of ``-p name{option=value}``.
 
     Class attributes:
         name: kebab-case, the file's name.

@@ -40,8 +40,8 @@ class TensorStore(Mapping[str, Array]):
         return name in self._arrays
 
     def add(self, name: str, array: Array) -> str:
-        """Store ``array`` (made contiguous and read-only) under ``name``, or under ``name.2``, ``name.3``, ... when
-        another array already has that name. Returns the name used."""
+        """Store ``array`` (made contiguous and read-only) and return the name used: ``name``, or ``name.2``,
+        ``name.3``, ... when another array already has it."""
         frozen = np.ascontiguousarray(array).view()
         frozen.flags.writeable = False
         used, number = name, 1

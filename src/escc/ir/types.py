@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import cast
 
+from escc.ir.base import number_text
 from escc.ir.xdsl import (
     ArrayAttr,
     Attribute,
@@ -42,7 +43,7 @@ def _parse_shape(parser: AttrParser) -> list[Attribute]:
 
 @irdl_attr_definition
 class MapType(ShapedType):
-    """A quantised activation map: H x W x C of si8 or ui8, zero-point 0, one scale: real = scale * integer."""
+    """A quantised activation map: H x W x C of si8 or ui8, zero-point 0: real = scale * integer."""
 
     name = "escalate.map"
     shape: ArrayAttr[IntAttr] = param_def()
@@ -75,7 +76,7 @@ class MapType(ShapedType):
     def print_parameters(self, printer: Printer) -> None:
         with printer.in_angle_brackets():
             self._print_shape(printer)
-            printer.print_string(f", {self.scale_value!r}")
+            printer.print_string(f", {number_text(self.scale_value)}")
 
     @classmethod
     def parse_parameters(cls, parser: AttrParser) -> list[Attribute]:
