@@ -1,0 +1,172 @@
+"""SparseMap: a bit mask and the packed non-zeros. Coefficient row streams and activation vectors.
+
+A coefficient row stream (one output channel, ternary) holds, for every chunk of channels in order and every
+basis m = 0..M-1, the mask bits of that chunk; then one sign bit (1 = negative) per non-zero in the same
+order; then zero bits up to a whole byte. Bits are little-endian within a byte. Rows follow each other in k order
+without an offset table: where a row ends is known once its masks are read.
+
+An activation vector of C channels is ceil(C/8) mask bytes and one byte per non-zero, in channel order.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from escc.errors import EsccError
+
+Int8Array = npt.NDArray[np.int8]
+ByteBuffer = bytes | bytearray | memoryview | npt.NDArray[np.uint8]
+
+
+def row_stream_sizes(coefficients: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
+    """Bytes of each row stream: (K,) int64 for ``coefficients`` (K, C, M)."""
+    nonzeros = np.count_nonzero(coefficients.reshape(coefficients.shape[0], -1), axis=1)
+    return (np.prod(coefficients.shape[1:], dtype=np.int64) + nonzeros + 7) // 8
+
+
+def encode_row_streams(coefficients: npt.NDArray[Any], chunk: int) -> npt.NDArray[np.uint8]:
+    """The row streams of all output channels, concatenated: uint8 bytes.
+
+    Args:
+        coefficients: (K, C, M), every value -1, 0 or 1.
+        chunk: channels in one mask word.
+
+    Raises:
+        EsccError: a value is not ternary.
+    """
+    values = coefficients.astype(np.int8)
+    if values.ndim != 3 or chunk < 1:
+        raise EsccError("coefficients must have the shape (K, C, M)")
+    if np.any(values != coefficients) or np.any(np.abs(values) > 1):
+        raise EsccError("coefficients must be -1, 0 or 1")
+    flat = _to_stream_order(values, chunk)
+    rows, length = flat.shape
+    mask = flat != 0
+    nonzeros = np.count_nonzero(mask, axis=1)
+    sizes = (length + nonzeros + 7) // 8
+    width = int(sizes.max(initial=0))
+    bits = np.zeros((rows, width * 8), np.bool_)
+    bits[:, :length] = mask
+    bits[:, length:][_prefix(nonzeros, width * 8 - length)] = flat[mask] < 0
+    packed = np.packbits(bits, axis=1, bitorder="little")
+    return packed[_prefix(sizes, width)]
+
+
+def row_offsets(buffer: ByteBuffer, outs: int, length: int) -> list[int]:
+    """Byte offsets of the row streams in ``buffer``, and after the last one the end: ``outs + 1`` numbers.
+
+    Args:
+        length: mask bits of a row, C * M.
+
+    Raises:
+        EsccError: the streams do not fit into the buffer, or padding bits are set.
+    """
+    view = memoryview(buffer.data if isinstance(buffer, np.ndarray) else buffer)
+    available = len(view)
+    mask_bytes = (length + 7) // 8
+    mask = (1 << length) - 1
+    offset = 0
+    offsets = [0]
+    for row in range(outs):
+        nonzeros = (int.from_bytes(view[offset : offset + mask_bytes], "little") & mask).bit_count()
+        used = length + nonzeros
+        end = offset + (used + 7) // 8
+        if end > available:
+            raise EsccError(f"the coefficient stream ends inside row {row}")
+        if used & 7 and view[end - 1] >> (used & 7):
+            raise EsccError(f"coefficient row {row} has bits set behind its end")
+        offsets.append(end)
+        offset = end
+    return offsets
+
+
+def decode_row_streams(
+    buffer: ByteBuffer, outs: int, chans: int, bases: int, chunk: int
+) -> tuple[Int8Array, int]:
+    """Decode the row streams at the start of ``buffer``: coefficients (outs, chans, bases) int8, bytes used.
+
+    Raises:
+        EsccError: the streams do not fit into the buffer, or padding bits are set.
+    """
+    length = chans * bases
+    if outs < 1 or length < 1 or chunk < 1:
+        raise EsccError(f"a coefficient stream of {outs} x {chans} x {bases} does not exist")
+    data = buffer if isinstance(buffer, np.ndarray) else np.frombuffer(buffer, np.uint8)
+    if outs * ((length + 7) // 8) > data.size:
+        raise EsccError(f"coefficients of {outs} x {chans} x {bases} do not fit into {data.size} bytes")
+    offsets = np.array(row_offsets(buffer, outs, length), dtype=np.int64)
+    sizes = np.diff(offsets)
+    width = int(sizes.max())
+    packed = np.zeros((outs, width), np.uint8)
+    packed[_prefix(sizes, width)] = data[: offsets[-1]]
+    bits = np.unpackbits(packed, axis=1, bitorder="little").view(np.bool_)
+    mask = bits[:, :length]
+    flat = mask.astype(np.int8)
+    signs = bits[:, length:][_prefix(np.count_nonzero(mask, axis=1), width * 8 - length)]
+    flat[mask] = 1 - 2 * signs.view(np.int8)
+    return _from_stream_order(flat, chans, bases, chunk), int(offsets[-1])
+
+
+def encode_vector(vector: npt.NDArray[Any]) -> bytes:
+    """The SparseMap of one position, ``vector`` (C,) int8 or uint8: ceil(C/8) mask bytes, then non-zeros."""
+    mask = np.packbits(vector != 0, bitorder="little")
+    return mask.tobytes() + vector[vector != 0].astype(vector.dtype).tobytes()
+
+
+def decode_vector(buffer: ByteBuffer, channels: int, signed: bool) -> tuple[npt.NDArray[Any], int]:
+    """Decode one position: values (channels,) int8 or uint8, and the bytes used.
+
+    Raises:
+        EsccError: the buffer is too short, mask bits are set beyond the channels, or a packed value is zero.
+    """
+    data = buffer if isinstance(buffer, np.ndarray) else np.frombuffer(buffer, np.uint8)
+    mask_bytes = (channels + 7) // 8
+    if data.size < mask_bytes:
+        raise EsccError(f"a SparseMap of {channels} channels needs {mask_bytes} mask bytes, not {data.size}")
+    bits = np.unpackbits(data[:mask_bytes], bitorder="little").view(np.bool_)
+    if bits[channels:].any():
+        raise EsccError("a SparseMap has mask bits set beyond its channels")
+    used = mask_bytes + int(np.count_nonzero(bits))
+    if data.size < used:
+        raise EsccError(f"a SparseMap needs {used} bytes, not {data.size}")
+    values = np.zeros(channels, np.int8 if signed else np.uint8)
+    values[bits[:channels]] = data[mask_bytes:used].view(values.dtype)
+    if np.count_nonzero(values) != used - mask_bytes:
+        raise EsccError("a SparseMap packs a zero")
+    return values, used
+
+
+def map_bytes(array: npt.NDArray[Any]) -> int:
+    """SparseMap bytes of a map (..., C): per position ceil(C/8) mask bytes and one byte per non-zero."""
+    channels = array.shape[-1]
+    positions = array.size // channels if channels else 0
+    return positions * ((channels + 7) // 8) + int(np.count_nonzero(array))
+
+
+def _to_stream_order(values: Int8Array, chunk: int) -> Int8Array:
+    """(K, C, M) -> (K, C * M) ordered by chunk, basis, channel of the chunk."""
+    rows, chans, bases = values.shape
+    whole = chans // chunk * chunk
+    full = values[:, :whole].reshape(rows, whole // chunk, chunk, bases).transpose(0, 1, 3, 2)
+    rest = values[:, whole:].transpose(0, 2, 1)
+    return np.concatenate(
+        [full.reshape(rows, whole * bases), rest.reshape(rows, (chans - whole) * bases)], axis=1
+    )
+
+
+def _from_stream_order(flat: Int8Array, chans: int, bases: int, chunk: int) -> Int8Array:
+    rows = flat.shape[0]
+    whole = chans // chunk * chunk
+    values = np.empty((rows, chans, bases), np.int8)
+    full = flat[:, : whole * bases].reshape(rows, whole // chunk, bases, chunk).transpose(0, 1, 3, 2)
+    values[:, :whole] = full.reshape(rows, whole, bases)
+    values[:, whole:] = flat[:, whole * bases :].reshape(rows, bases, chans - whole).transpose(0, 2, 1)
+    return values
+
+
+def _prefix(counts: npt.NDArray[Any], width: int) -> npt.NDArray[np.bool_]:
+    """(rows, width) bool, the first ``counts[row]`` of each row true."""
+    return np.arange(width) < counts[:, None]
