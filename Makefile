@@ -22,7 +22,7 @@ setup: $(INSTALLED)
 # Again only when what is installed could differ: the code itself is linked, not copied.
 $(INSTALLED): pyproject.toml constraints.txt
 	@if [ -z "$(PYTHON)" ] || ! "$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then \
-		echo "error: escc needs Python 3.11 or newer, found $(or $(PYTHON),none): make PYTHON=/path/to/python3.11" >&2; exit 1; fi
+		echo "error: escc needs Python 3.11 or newer, and $(or $(PYTHON),no python here) is not: make PYTHON=/path/to/python3.11" >&2; exit 1; fi
 	@if ! $(BIN)/python -m pip --version >/dev/null 2>&1; then \
 		echo "creating $(VENV) with $$("$(PYTHON)" --version)"; \
 		"$(PYTHON)" -m venv --clear $(VENV) || { echo "error: $(PYTHON) cannot make a virtual environment (on Debian: apt install python3-venv)" >&2; exit 1; }; fi
