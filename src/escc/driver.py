@@ -78,7 +78,7 @@ class Compilation:
     timing: Timing = field(default_factory=Timing)
 
 
-def import_model(
+def capture_model(
     model: nn.Module | ExportedProgram | str | os.PathLike[str],
     *,
     example: Tensor | None = None,
@@ -86,8 +86,8 @@ def import_model(
     factory: str | None = None,
     allow_classes: Sequence[str] = (),
     unsafe_load: bool = False,
-) -> Module:
-    """Capture a model and import its graph.
+) -> ExportedProgram:
+    """Open (when it is a file) and capture a model.
 
     Args:
         model: a module, an exported program, or a file of any kind ``escc compile`` reads.
@@ -98,10 +98,9 @@ def import_model(
         unsafe_load: load a pickle without restrictions (runs its code).
 
     Raises:
-        EsccError: the file cannot be read safely, or operators are not supported (all are listed).
+        EsccError: the file cannot be read safely, or the model cannot be captured.
     """
     from escc.frontend.capture import capture
-    from escc.frontend.importer import import_exported
     from escc.frontend.open_file import open_model
 
     if isinstance(model, str | os.PathLike):
@@ -109,8 +108,18 @@ def import_model(
         model = loaded.model
         if example is None and input_shape is None:
             input_shape = loaded.input_shape
-    exported = capture(model, example=example, input_shape=input_shape)
-    return import_exported(exported)
+    return capture(model, example=example, input_shape=input_shape)
+
+
+def import_model(model: nn.Module | ExportedProgram | str | os.PathLike[str], **opening: Any) -> Module:
+    """Capture a model (arguments as in :func:`capture_model`) and import its graph.
+
+    Raises:
+        EsccError: as :func:`capture_model`; operators that are not supported are listed, all of them.
+    """
+    from escc.frontend.importer import import_exported
+
+    return import_exported(capture_model(model, **opening))
 
 
 def compile_module(

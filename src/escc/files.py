@@ -10,8 +10,10 @@ from pathlib import Path
 from escc.errors import EsccError
 
 
-def atomic_write(path: str | os.PathLike[str], data: bytes | bytearray | memoryview | Iterable[bytes]) -> None:
-    """Write ``data`` (bytes, or an iterable of byte strings) to ``path`` through a temporary file and a rename.
+def atomic_write(
+    path: str | os.PathLike[str], data: bytes | bytearray | memoryview | Iterable[bytes]
+) -> None:
+    """Write ``data`` (bytes, or byte strings) to ``path`` through a temporary file and a rename.
 
     Raises:
         EsccError: the folder is missing or cannot be written.

@@ -17,13 +17,20 @@ if TYPE_CHECKING:
 
 
 @click.command("demo")
-@click.option("--images", default=2000, show_default=True, type=click.IntRange(1, 2000), help="Test images to run.")
-@click.option("--timing-images", default=8, show_default=True, type=click.IntRange(1, 2000),
-              help="Images whose cycles and energy are simulated; the table shows their mean.")
+@click.option(
+    "--images", default=2000, show_default=True, type=click.IntRange(1, 2000), help="Test images to run."
+)
+@click.option(
+    "--timing-images",
+    default=8,
+    show_default=True,
+    type=click.IntRange(1, 2000),
+    help="Images whose cycles and energy are simulated; the table shows their mean.",
+)
 @click.option("--json", "json_file", type=click.Path(dir_okay=False), help="Write the figures here too.")
 @click.option("--keep", type=click.Path(file_okay=False), help="Folder to keep the compiled programs in.")
 def demo_command(images: int, timing_images: int, json_file: str | None, keep: str | None) -> None:
-    """Compile a trained ResNet-20 without retraining, run it on the simulated machine on real images, compare.
+    """Compile a trained ResNet-20 without retraining, run it on the simulated machine on real images.
 
     The network was trained on Fashion-MNIST; everything needed is inside the package.
     """
@@ -47,7 +54,9 @@ def _show(story: Story) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title=f"ResNet-20 on Fashion-MNIST, {story.images:,} test images, compiled without retraining")
+    table = Table(
+        title=f"ResNet-20 on Fashion-MNIST, {story.images:,} test images, compiled without retraining"
+    )
     table.add_column("setting")
     for heading in (
         "integer reference %", "program on machine %", "vs fp32", "weight bytes", "decomposed layers",
@@ -71,12 +80,13 @@ def _show(story: Story) -> None:
     console = Console(width=None if Console().is_terminal else 150)
     console.print(table)
     equal = all(row.predictions_equal for row in story.rows)
+    verdict = "equal" if equal else "DIFFER FROM"
     console.print(
-        f"fp32 network: {100 * story.float_accuracy:.2f} %. Simulated outputs "
-        f"{'equal' if equal else 'DIFFER FROM'} the integer reference on all {story.images:,} images, bit for bit."
+        f"fp32 network: {100 * story.float_accuracy:.2f} %. Simulated outputs {verdict} the integer reference "
+        f"on all {story.images:,} images, bit for bit."
     )
     console.print(
-        "Weight bytes as stored in the program; 'decomposed layers' against their dense 8-bit form; cycles and energy"
-        f" per image, mean of {story.timed_images}; speed-up over dense 8-bit on the same machine."
+        "Weight bytes as stored in the program; 'decomposed layers' against their dense 8-bit form; "
+        f"cycles and energy per image, mean of {story.timed_images}; speed-up over dense 8-bit on the same machine."
     )
     console.print(f"took {story.seconds:.1f} s")

@@ -1,8 +1,8 @@
 """The shipped network and images.
 
-``resnet20.safetensors``: ResNet-20 trained on Fashion-MNIST by ``tools/train_demo.py``. ``fashion_mnist.npz``: the
-first 2,000 test images with labels and the first 512 training images (for calibration) of Fashion-MNIST
-(Zalando SE, MIT licence).
+``resnet20.safetensors``: ResNet-20 trained on Fashion-MNIST by ``tools/train_demo.py``.
+``fashion_mnist.npz``: the first 2,000 test images with labels and the first 512 training images (for
+calibration) of Fashion-MNIST (Zalando SE, MIT licence).
 """
 
 from __future__ import annotations
@@ -34,7 +34,10 @@ class DemoData:
 
 def load_data() -> DemoData:
     """The shipped images."""
-    with as_file(files("escc.demo") / "fashion_mnist.npz") as path, np.load(path, allow_pickle=False) as content:
+    with (
+        as_file(files("escc.demo") / "fashion_mnist.npz") as path,
+        np.load(path, allow_pickle=False) as content,
+    ):
         return DemoData(
             images=_normalise(content["images"]),
             labels=content["labels"].astype(np.int64),

@@ -1,4 +1,4 @@
-"""The demo: one trained network, compiled without retraining at several settings, run on the simulated machine."""
+"""The demo: one trained network, compiled at several settings without retraining, run on the machine."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ SETTINGS = (
 class Row:
     """One line of the demo's table.
 
-    Accuracies are shares of the test images; bytes are as stored in the program; ``ratio`` compares the decomposed
-    layers with their dense 8-bit form; cycles and picojoules are means per image over the timed images.
+    Accuracies are shares of the test images; bytes are as stored in the program; ``ratio`` compares the
+    decomposed layers with their dense 8-bit form; cycles and picojoules are means over the timed images.
     """
 
     setting: str
@@ -81,7 +81,11 @@ class Story:
             "timed_images": self.timed_images,
             "float_accuracy": self.float_accuracy,
             "rows": [
-                {**asdict(row), "compression_ratio": row.ratio, "speed_up_over_dense": dense.cycles / row.cycles}
+                {
+                    **asdict(row),
+                    "compression_ratio": row.ratio,
+                    "speed_up_over_dense": dense.cycles / row.cycles,
+                }
                 for row in self.rows
             ],
             "seconds": self.seconds,
@@ -89,7 +93,11 @@ class Story:
 
 
 def tell(
-    *, images: int = 2000, timed_images: int = 8, progress: Progress = silent, settings: tuple[Setting, ...] = SETTINGS
+    *,
+    images: int = 2000,
+    timed_images: int = 8,
+    progress: Progress = silent,
+    settings: tuple[Setting, ...] = SETTINGS,
 ) -> Story:
     """Compile, run and compare; raises when a simulated output differs from the integer reference.
 
