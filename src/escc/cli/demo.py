@@ -82,11 +82,11 @@ def _show(story: Story) -> None:
     equal = all(row.predictions_equal for row in story.rows)
     verdict = "equal" if equal else "DIFFER FROM"
     console.print(
-        f"fp32 network: {100 * story.float_accuracy:.2f} %. Simulated outputs {verdict} the integer reference "
-        f"on all {story.images:,} images, bit for bit."
+        f"fp32 network: {100 * story.float_accuracy:.2f} %. Simulated outputs {verdict} the integer "
+        f"reference on all {story.images:,} images, bit for bit."
     )
     console.print(
-        "Weight bytes as stored in the program; 'decomposed layers' against their dense 8-bit form; "
-        f"cycles and energy per image, mean of {story.timed_images}; speed-up over dense 8-bit on the same machine."
+        "Weight bytes as stored in the program; 'decomposed layers': against dense 8-bit; "
+        f"cycles and energy per image, mean of {story.timed_images}; speed-up: over dense, same machine."
     )
     console.print(f"took {story.seconds:.1f} s")

@@ -1,0 +1,16 @@
+"""The generated pages of the IR and the passes are what the code says today."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from escc.ir.reference_page import render_ir, render_passes
+
+DOCS = Path(__file__).resolve().parents[2] / "docs"
+
+
+@pytest.mark.parametrize(("name", "render"), [("ir.md", render_ir), ("passes.md", render_passes)])
+def test_page_is_up_to_date(name: str, render) -> None:
+    assert (DOCS / name).read_text(encoding="utf-8") == render(), "run: make docs"
