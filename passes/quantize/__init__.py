@@ -1,0 +1,1 @@
+"""Rules of quantize-hybrid, one per float operation, grouped by family."""

@@ -1,0 +1,186 @@
+"""Quantisation of convolutions: ternary, dense and depthwise forms, and the proofs that no sum overflows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from escc.errors import EsccError
+from escc.ir.base import LayerOp, Symbol, describe, map_shape
+from escc.ir.escalate import QuantizedConv2d
+from escc.ir.types import MapType
+from escc.passes.math.fixed_point import ACCUMULATOR_LIMIT, balanced_ternary, round_half_away
+from escc.passes.quantize.rules import Finish, Quantizer, operand_type, rule
+
+Array = NDArray[np.float64]
+
+WEIGHT_LIMIT = 127
+PLANES = 5
+PLANE_LIMIT = (3**PLANES - 1) // 2
+_BIAS_LIMIT = 2.0**30
+_DEAD_SCALE = 2.0**-16
+"""Accumulator step of a channel without weights, in steps of the result (16 bits of fraction for a bias)."""
+
+
+@dataclass
+class Weights:
+    """Integer weights of a layer: real weight[k] ~ scale[k] * weight[k], in one of the three forms.
+
+    ``weight`` is (K, C/groups, R, S); ``bases`` and ``coefficients`` are what the machine stores.
+    """
+
+    form: str
+    bases: NDArray[np.int8]
+    coefficients: NDArray[np.int8] | None
+    weight: NDArray[np.int64]
+    scale: Array
+
+
+@rule("nn.conv2d")
+def conv2d(state: Quantizer, op: LayerOp) -> LayerOp:
+    """8-bit weights, one symmetric scale per output channel."""
+    return _emit_dense(state, op, state.needed_array(op, "weight"))
+
+
+@rule("escalate.decomposed_conv2d")
+def decomposed_conv2d(state: Quantizer, op: LayerOp) -> LayerOp:
+    """Ternary form for ternary coefficients; real-valued ones are recomposed to dense weights."""
+    bases = state.needed_array(op, "bases")
+    scale = state.needed_array(op, "scale")
+    coefficients = state.module.store[op.weight_name("coefficients")]
+    if not np.issubdtype(coefficients.dtype, np.integer):
+        weight = np.einsum("kcm,mrs->kcrs", coefficients * scale[:, None, None], bases)
+        return _emit_dense(state, op, weight)
+    if np.abs(coefficients).max(initial=0) > 1:
+        raise EsccError("integer coefficients must be -1, 0 or 1", where=describe(op))
+    # a negative scale moves into the signs; a channel of scale 0 has no weights
+    signed = (coefficients * np.sign(scale).astype(np.int8)[:, None, None]).astype(np.int8)
+    return _emit_ternary(state, op, bases, signed, np.abs(scale))
+
+
+def _emit_ternary(
+    state: Quantizer, op: LayerOp, bases: Array, coefficients: NDArray[np.int8], scale: Array
+) -> LayerOp:
+    x, result, finish = _types(state, op)
+    step = float(np.abs(bases).max(initial=0.0)) / WEIGHT_LIMIT or 1.0
+    integers = round_half_away(bases / step).astype(np.int8)
+    # A bias far above the weights does not fit 32 bits of their scale. If they cannot move the result by half
+    # a step they are dropped, and the bias gets a scale of its own.
+    bias = _bias(state, op)
+    unit = x.scale_value * step * scale
+    tiny = np.abs(bias) > _BIAS_LIMIT * unit
+    reach = np.maximum(*_interval(_recompose(coefficients, integers), x)) * unit
+    if np.any(tiny & (reach >= finish.scale / 2)):
+        raise EsccError(
+            "a bias does not fit 32 bits beside its weights", where=describe(op), hint=_KEEP_DENSE
+        )
+    kept = np.where(tiny[:, None, None], np.int8(0), coefficients)
+    weight = _recompose(kept, integers)
+    return _emit(state, op, finish, result, Weights("ternary", integers, kept, weight, step * scale))
+
+
+def _emit_dense(state: Quantizer, op: LayerOp, weight: Array) -> LayerOp:
+    x, result, finish = _types(state, op)
+    groups, channels = int(op.value("groups")), map_shape(op.x)[2]
+    planes = state.dense_planes and weight.shape[2:] == (1, 1) and groups < max(channels, 2)
+    limit = PLANE_LIMIT if planes else WEIGHT_LIMIT
+    largest = np.abs(weight).reshape(len(weight), -1).max(axis=1, initial=0.0)
+    # at least coarse enough that the bias fits 32 bits: weights below that resolution cannot matter beside it
+    scale = np.maximum(largest / limit, np.abs(_bias(state, op)) / (_BIAS_LIMIT * x.scale_value))
+    divisor = np.where(scale > 0, scale, 1.0)[:, None, None, None]
+    integers = round_half_away(weight / divisor).astype(np.int64)
+    bases = integers.astype(np.int8)
+    if planes:
+        digits = balanced_ternary(integers[:, :, 0, 0], PLANES)
+        powers = (3 ** np.arange(PLANES)).astype(np.int8).reshape(PLANES, 1, 1)
+        return _emit(state, op, finish, result, Weights("ternary", powers, digits, integers, scale))
+    form = "depthwise" if groups == channels and channels > 1 else "dense"
+    return _emit(state, op, finish, result, Weights(form, bases, None, integers, scale))
+
+
+def _types(state: Quantizer, op: LayerOp) -> tuple[MapType, MapType, Finish]:
+    result = state.result_type(op)
+    return operand_type(op), result, state.finish(op, result)
+
+
+def _bias(state: Quantizer, op: LayerOp) -> Array:
+    bias = state.array(op, "bias")
+    return np.zeros(int(op.value("outputs"))) if bias is None else bias
+
+
+def _recompose(coefficients: NDArray[Any], bases: NDArray[Any]) -> NDArray[np.int64]:
+    return np.einsum("kcm,mrs->kcrs", coefficients.astype(np.int64), bases.astype(np.int64))
+
+
+def _interval(weight: NDArray[np.int64], x: MapType) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Per output, how far below and above zero its sum (and any partial sum) can go."""
+    flat = weight.reshape(len(weight), -1)
+    low, high = x.limits
+    ends = flat * low, flat * high
+    return -np.minimum(*ends).sum(axis=1), np.maximum(*ends).sum(axis=1)
+
+
+_KEEP_DENSE = "keep this layer dense or give it fewer channels"
+
+
+def _emit(state: Quantizer, op: LayerOp, finish: Finish, result: MapType, weights: Weights) -> LayerOp:
+    """The integer operation, after proving that Z and the accumulator hold every sum."""
+    x = operand_type(op)
+    if weights.coefficients is not None:
+        _prove_combinations(op, weights.coefficients, x, state.z_bits)
+    dead = (weights.scale <= 0) | ~weights.weight.reshape(len(weights.weight), -1).any(axis=1)
+    bias = _bias(state, op)
+    least = np.maximum(np.abs(bias) / _BIAS_LIMIT, finish.scale * _DEAD_SCALE)
+    unit = np.where(dead, least, x.scale_value * weights.scale)
+    integer_bias = round_half_away(bias / unit).astype(np.int64)
+    below, above = _interval(weights.weight, x)
+    worst = np.maximum(above + integer_bias, below - integer_bias)
+    if worst.max(initial=0) >= ACCUMULATOR_LIMIT:
+        raise EsccError(
+            f"output channel {int(worst.argmax())} can exceed the 32-bit accumulator",
+            where=describe(op),
+            hint=_KEEP_DENSE,
+        )
+    factors = [state.factor(op, float(value)) for value in unit / finish.scale]
+    rows = np.array([(b, *factor) for b, factor in zip(integer_bias, factors, strict=True)], np.int64)
+    residual = (None, None)
+    if len(op.operands) > 1:
+        residual = state.factor(op, operand_type(op, 1).scale_value / finish.scale)
+    coefficients: Symbol | None = None
+    if weights.coefficients is not None:
+        coefficients = state.add_array(op, "coefficients", weights.coefficients)
+    geometry = {
+        name: op.value(name) for name in ("kernel", "outputs", "stride", "padding", "dilation", "groups")
+    }
+    return QuantizedConv2d.make(
+        list(op.operands),
+        result,
+        form=weights.form,
+        bases=state.add_array(op, "bases" if coefficients else "weight", weights.bases),
+        coefficients=coefficients,
+        requant=state.add_array(op, "requant", rows.astype(np.int32)),
+        **geometry,
+        residual_multiplier=residual[0],
+        residual_shift=residual[1],
+        low=finish.low,
+        high=finish.high,
+        table=finish.table,
+    )
+
+
+def _prove_combinations(op: LayerOp, coefficients: NDArray[np.int8], x: MapType, z_bits: int) -> None:
+    """Raise unless every Z[k, m] = sum_c T[k, c, m] * x[c] is below 2**(z_bits - 1) in magnitude."""
+    plus = (coefficients > 0).sum(axis=1, dtype=np.int64)
+    minus = (coefficients < 0).sum(axis=1, dtype=np.int64)
+    low, high = x.limits
+    worst = np.maximum(plus * high - minus * low, minus * high - plus * low)
+    if worst.max(initial=0) >= 1 << (z_bits - 1):
+        k, m = np.unravel_index(int(worst.argmax()), worst.shape)
+        raise EsccError(
+            f"combination of output {k}, basis {m} can reach {int(worst.max())}, beyond {z_bits} bits",
+            where=describe(op),
+            hint=_KEEP_DENSE,
+        )
