@@ -21,7 +21,7 @@ from escc.passes.math.ranges import activation_of, map_scale
 
 @dataclass(frozen=True)
 class Finish:
-    """How an operation ends: sums in steps of ``scale`` are clamped to [low, high] or sent through a table."""
+    """How an operation ends: sums in steps of ``scale`` are clamped to [low, high] or go through a table."""
 
     scale: float
     low: int

@@ -1,0 +1,144 @@
+"""Value ranges: which maps can never be negative, and which 8-bit scale represents a map best."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from escc.ir.activations import is_non_negative
+from escc.ir.base import LayerOp
+from escc.ir.module import Module
+from escc.ir.xdsl import SSAValue
+from escc.passes.math.fixed_point import limits
+
+Array = NDArray[np.float64]
+
+_FOLLOWS_OPERANDS = frozenset(
+    f"nn.{name}"
+    for name in ("activation", "add", "mul", "max_pool", "avg_pool", "adaptive_avg_pool", "concat", "pad")
+)
+"""Operations whose result is not negative when no operand is (their activation, if any, keeps the sign)."""
+
+
+def non_negative_values(module: Module) -> set[SSAValue]:
+    """The values of a float module that are never negative, whatever the data.
+
+    Results by the structure of the network, inputs by their calibrated range (they saturate at its end).
+    """
+    found: set[SSAValue] = set()
+    for index, value in enumerate(module.inputs):
+        span = module.input_value(index, "range")
+        if span is not None and span[0] >= 0:
+            found.add(value)
+    for op in module.layers:
+        kind, arguments = activation_of(op)
+        follows = op.name in _FOLLOWS_OPERANDS and all(value in found for value in op.operands)
+        if kind is None:
+            positive = follows
+        else:
+            positive = is_non_negative(kind, arguments) or (
+                follows and not (kind == "clamp" and arguments[1] < 0)
+            )
+        if positive:
+            found.add(op.out)
+    return found
+
+
+def activation_of(op: LayerOp) -> tuple[str | None, tuple[float, ...]]:
+    """The activation an operation ends with (fused or stand-alone): kind or None, and its numbers."""
+    if op.name == "nn.activation":
+        return op.value("kind"), op.floats("args")
+    return op.value("activation"), op.floats("activation_args")
+
+
+def map_scale(low: float, high: float, signed: bool) -> float:
+    """The smallest scale at which [low, high] fits an 8-bit map; 1.0 for a map that is always zero.
+
+    A negative ``low`` of an unsigned map is ignored: such values saturate at 0.
+    """
+    smallest, largest = limits(signed)
+    scale = max(high / largest, low / smallest if smallest else 0.0)
+    return scale if scale > 1e-30 else 1.0
+
+
+def scale_range(scale: float, signed: bool) -> tuple[float, float]:
+    """The range an 8-bit map of this scale covers."""
+    smallest, largest = limits(signed)
+    return smallest * scale, largest * scale
+
+
+@dataclass(frozen=True)
+class Distribution:
+    """A sample of the values of one map: how often each occurs, zeros left out, with the true extremes."""
+
+    values: Array
+    counts: Array
+    low: float
+    high: float
+
+    @staticmethod
+    def of(pieces: Sequence[NDArray[Any]], low: float, high: float, bins: int = 2048) -> Distribution:
+        """Summarise samples in a histogram.
+
+        Args:
+            pieces: sampled values.
+            low, high: smallest and largest value of the whole map, samples included.
+            bins: resolution; 2048 bins are 8 per step of an 8-bit map that covers the range.
+
+        Zeros are left out because every scale represents them exactly.
+        """
+        total = np.zeros(bins)
+        if high > low:
+            for piece in pieces:
+                total += np.histogram(piece[piece != 0], bins=bins, range=(low, high))[0]
+        width = (high - low) / bins
+        centres: Array = low + width * (np.arange(bins, dtype=np.float64) + 0.5)
+        kept = total > 0
+        return Distribution(centres[kept], total[kept], low, high)
+
+    def percentile(self, percent: float) -> tuple[float, float]:
+        """The range that leaves (100 - percent) % of the non-zero values outside, half on each side."""
+        if not len(self.counts):
+            return self.low, self.high
+        share = np.cumsum(self.counts) / self.counts.sum() * 100.0
+        tail = (100.0 - percent) / 2.0
+        last = len(share) - 1
+        low = self.values[min(int(np.searchsorted(share, tail)), last)]
+        high = self.values[min(int(np.searchsorted(share, 100.0 - tail)), last)]
+        return float(low), float(high)
+
+
+def best_scale(
+    data: Distribution, signed: bool, function: Callable[[Array], Array] | None = None, candidates: int = 64
+) -> float:
+    """The 8-bit scale with the least mean squared error, clipping included.
+
+    Candidates run from the scale that just fits the extremes down to a tenth of it.
+
+    Args:
+        data: the map's values.
+        signed: int8 rather than uint8.
+        function: measure the error behind this element-wise function (for maps that feed a table).
+    """
+    smallest, largest = limits(signed)
+    start = map_scale(data.low, data.high, signed)
+    if not len(data.counts):
+        return start
+    behind = function if function is not None else _same
+    wanted = behind(data.values)
+    best, least = start, np.inf
+    for share in np.linspace(1.0, 0.1, candidates):
+        scale = start * float(share)
+        rounded = np.clip(np.rint(data.values / scale), smallest, largest) * scale
+        error = float(np.dot(data.counts, (behind(rounded) - wanted) ** 2))
+        if error < least:
+            best, least = scale, error
+    return best
+
+
+def _same(x: Array) -> Array:
+    return x
