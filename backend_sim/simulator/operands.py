@@ -1,0 +1,234 @@
+"""Operand streams of instructions, decoded from SRAM bytes and kept by content, not by instruction.
+
+Layouts: docs/machine.md, "Operand streams". A decoded operand is kept under where its bytes come from, so a
+loop, a second tile or the next batch of images does not decode it again, and a changed byte is never missed.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass
+from functools import cached_property
+from threading import Lock
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from escc.backend_sim.simulator.memory import Bytes, Memory
+from escc.backend_sim.simulator.numerics import MAX_SHIFT, Int64s, Requantizer
+from escc.errors import EsccError
+from escc.isa.sparsemap import decode_row_streams
+
+Float32s = npt.NDArray[np.float32]
+
+RECORD_BYTES = 9
+CACHE_BYTES = 256 << 20
+
+
+@dataclass(frozen=True)
+class Coefficients:
+    """Ternary coefficients ``ternary`` (outs, chans, bases) int8 and what the kernels derive from them."""
+
+    ternary: npt.NDArray[np.int8]
+    stream_bytes: int
+
+    @cached_property
+    def planes(self) -> Float32s:
+        """(bases, chans, outs) float32: the right-hand sides of the linear combinations."""
+        return np.ascontiguousarray(self.ternary.transpose(2, 1, 0), dtype=np.float32)
+
+    @cached_property
+    def mask(self) -> npt.NDArray[np.bool_]:
+        """(outs, chans, bases): which coefficients are not zero."""
+        return self.ternary != 0
+
+    @cached_property
+    def nonzeros(self) -> int:
+        """How many coefficients are not zero."""
+        return int(np.count_nonzero(self.ternary))
+
+    @cached_property
+    def _signs(self) -> tuple[Int64s, Int64s]:
+        return (self.ternary > 0).sum(axis=1, dtype=np.int64), (self.ternary < 0).sum(axis=1, dtype=np.int64)
+
+    def z_bounds(self, x_signed: bool) -> Int64s:
+        """Largest possible |Z|, (outs, bases), for any activations of the type; partial sums included."""
+        plus, minus = self._signs
+        return 128 * (plus + minus) if x_signed else 255 * np.maximum(plus, minus)
+
+
+@dataclass(frozen=True)
+class Kernels:
+    """Kernels as int8: ``values`` (M, R, S) bases, (K, C, R, S) dense weights or (K, R, S) depthwise."""
+
+    values: npt.NDArray[np.int8]
+
+    @cached_property
+    def taps(self) -> Float32s:
+        """Bases or depthwise kernels by tap: (R * S, M or K) float32."""
+        return np.ascontiguousarray(self.values.reshape(len(self.values), -1).T, dtype=np.float32)
+
+    @cached_property
+    def taps_f64(self) -> npt.NDArray[np.float64]:
+        """`taps` in float64."""
+        return self.taps.astype(np.float64)
+
+    @cached_property
+    def tap_sums(self) -> Int64s:
+        """Sum of |tap| of each kernel, (M or K,)."""
+        return np.abs(self.values.astype(np.int64)).reshape(len(self.values), -1).sum(axis=1)
+
+    @cached_property
+    def matrix(self) -> Float32s:
+        """Dense weights (R * S * C, K) float32, in the order of an im2col row."""
+        outs = len(self.values)
+        return np.ascontiguousarray(self.values.transpose(2, 3, 1, 0).reshape(-1, outs), dtype=np.float32)
+
+    def dense_bounds(self, x_signed: bool) -> Int64s:
+        """Running sums of the largest |w * x| over the im2col columns: (R * S * C + 1, K)."""
+        size = np.abs(self.matrix).astype(np.int64) * (128 if x_signed else 255)
+        return np.concatenate([np.zeros((1, size.shape[1]), np.int64), np.cumsum(size, axis=0)])
+
+    @cached_property
+    def _parts(self) -> dict[bool, list[int]]:
+        return {signed: _cuts(self.dense_bounds(signed)) for signed in (False, True)}
+
+    def exact_parts(self, x_signed: bool) -> list[int]:
+        """Where to cut the im2col columns so that float32 sums each part exactly: first, ..., last cut."""
+        return self._parts[x_signed]
+
+
+def _cuts(running: Int64s) -> list[int]:
+    cuts = [0]
+    while cuts[-1] < len(running) - 1:
+        fits = ((running - running[cuts[-1]]).max(axis=1) < 1 << 24).nonzero()[0]
+        cuts.append(int(fits[-1]))
+    return cuts
+
+
+class Divisors(NamedTuple):
+    """What vec_avg multiplies a sum of ``count`` values with: count -> (multiplier, shift)."""
+
+    by_count: dict[int, tuple[int, int]]
+
+
+class OperandCache:
+    """Decoded operands of one program, shared by all batches and threads; least recently used goes first."""
+
+    def __init__(self, limit: int = CACHE_BYTES) -> None:
+        self._limit = limit
+        self._held = 0
+        self._entries: OrderedDict[Hashable, tuple[Any, int]] = OrderedDict()
+        self._stream_sizes: dict[tuple[int, int, int, int], int] = {}
+        self._lock = Lock()
+
+    def coefficients(
+        self, memory: Memory, address: int, outs: int, chans: int, bases: int, chunk: int
+    ) -> Coefficients:
+        """The row streams at SRAM ``address``.
+
+        Raises:
+            EsccError: the bytes there are no such streams.
+        """
+        shape = (outs, chans, bases)
+        origin = memory.origin(address)
+        size = None
+        if origin is not None:
+            size = self._stream_sizes.get((origin[0], *shape))
+        if size is None or origin is None or size > origin[1]:
+            # Only decoding tells how long the streams are.
+            decoded, size = decode_row_streams(memory.tail(address), outs, chans, bases, chunk)
+            if origin is not None and size <= origin[1]:
+                self._stream_sizes[(origin[0], *shape)] = size
+            key, _ = memory.operand(address, size)
+            return self._get(("coefficients", shape, key), lambda: Coefficients(decoded, size), 6)
+        key, data = memory.operand(address, size)
+        return self._get(
+            ("coefficients", shape, key),
+            lambda: Coefficients(*decode_row_streams(data, outs, chans, bases, chunk)),
+            6,
+        )
+
+    def kernels(self, memory: Memory, address: int, shape: tuple[int, ...]) -> Kernels:
+        """int8 kernels of ``shape`` at SRAM ``address``."""
+        size = int(np.prod(shape, dtype=np.int64))
+        key, data = memory.operand(address, size)
+        return self._get(("kernels", shape, key), lambda: Kernels(_int8(data).reshape(shape)), 9)
+
+    def requantizer(self, memory: Memory, address: int, outs: int) -> Requantizer:
+        """The ``outs`` requantisation records at SRAM ``address``.
+
+        Raises:
+            EsccError: a shift above 62.
+        """
+        key, data = memory.operand(address, outs * RECORD_BYTES)
+
+        def decode() -> Requantizer:
+            records = data.reshape(outs, RECORD_BYTES)
+            words = np.ascontiguousarray(records[:, :8]).view("<i4").astype(np.int64)
+            shift = records[:, 8].astype(np.int64)
+            _check_shifts(shift, "requantisation record")
+            return Requantizer(words[:, 0], words[:, 1], shift)
+
+        return self._get(("requantizer", outs, key), decode, 64)
+
+    def divisors(self, memory: Memory, address: int, entries: int) -> Divisors:
+        """The divisor records at SRAM ``address``.
+
+        Raises:
+            EsccError: a shift above 62.
+        """
+        key, data = memory.operand(address, entries * RECORD_BYTES)
+
+        def decode() -> Divisors:
+            records = data.reshape(entries, RECORD_BYTES)
+            counts = np.ascontiguousarray(records[:, :4]).view("<u4")[:, 0].tolist()
+            multipliers = np.ascontiguousarray(records[:, 4:8]).view("<i4")[:, 0].tolist()
+            _check_shifts(records[:, 8], "divisor record")
+            shifts = records[:, 8].tolist()
+            return Divisors(dict(zip(counts, zip(multipliers, shifts, strict=True), strict=True)))
+
+        return self._get(("divisors", entries, key), decode, 64)
+
+    def table(self, memory: Memory, address: int) -> Bytes:
+        """The 256-byte table at SRAM ``address``."""
+        key, data = memory.operand(address, 256)
+        return self._get(("table", key), lambda: np.array(data), 1)
+
+    def _get(self, key: Hashable, decode: Callable[[], Any], growth: int) -> Any:
+        """The entry of ``key``; ``growth``: bytes it may hold for one byte of its arrays."""
+        with self._lock:
+            entry = self._entries.get(key)
+            if entry is not None:
+                self._entries.move_to_end(key)
+                return entry[0]
+        value = decode()
+        size = growth * _array_bytes(value)
+        with self._lock:
+            if key not in self._entries:
+                self._entries[key] = (value, size)
+                self._held += size
+            while self._held > self._limit and len(self._entries) > 1:
+                _, (_, gone) = self._entries.popitem(last=False)
+                self._held -= gone
+        return value
+
+
+def _array_bytes(value: Any) -> int:
+    if isinstance(value, Coefficients):
+        return value.ternary.nbytes
+    if isinstance(value, Kernels):
+        return value.values.nbytes
+    return 4096
+
+
+def _int8(data: Bytes) -> npt.NDArray[np.int8]:
+    return np.ascontiguousarray(data).view(np.int8)
+
+
+def _check_shifts(shifts: npt.NDArray[Any], what: str) -> None:
+    bad = np.flatnonzero(shifts > MAX_SHIFT)
+    if bad.size:
+        raise EsccError(f"{what} {bad[0]} has shift {int(shifts[bad[0]])}, at most {MAX_SHIFT} is allowed")
