@@ -111,7 +111,7 @@ class ConvRegisters(NamedTuple):
     high: Annotated[int, Field(-16, "", "highest output value")] = 0
     bands: Annotated[int, Field(24, "", "bands the output rows are cut into")] = 0
     flags: Annotated[
-        int, Field(8, "", "bits: 0 x signed, 1 y signed, 2 residual present, 3 residual signed, 4 table")
+        int, Field(5, "", "bits: 0 x signed, 1 y signed, 2 residual present, 3 residual signed, 4 table")
     ] = 0
 
 
@@ -159,7 +159,7 @@ class VecRegisters(NamedTuple):
     entries: Annotated[int, Field(24, "", "divisor records at table_addr, 9 bytes each")] = 0
     flags: Annotated[
         int,
-        Field(8, "", "bits: 0 a signed, 1 b signed, 2 y signed, 3 table, 4 count_include_pad, 5 adaptive"),
+        Field(6, "", "bits: 0 a signed, 1 b signed, 2 y signed, 3 table, 4 count_include_pad, 5 adaptive"),
     ] = 0
 
 

@@ -2,8 +2,8 @@
 
 A coefficient row stream (one output channel, ternary) holds, for every chunk of channels in order and every
 basis m = 0..M-1, the mask bits of that chunk; then one sign bit (1 = negative) per non-zero in the same
-order; then zero bits up to a whole byte. Bits are little-endian within a byte. Rows follow each other in k order
-without an offset table: where a row ends is known once its masks are read.
+order; then zero bits up to a whole byte. Bits are little-endian within a byte. Rows follow each other in k
+order without an offset table: where a row ends is known once its masks are read.
 
 An activation vector of C channels is ceil(C/8) mask bytes and one byte per non-zero, in channel order.
 """
