@@ -1,11 +1,11 @@
 """Dilution and concentration: how many dense vectors a ring entry costs, for all outputs and bases at once.
 
-Both are computed on bit planes. One bit stands for one pair (output, basis); a plane holds, for one lane of
-one diluted vector, the pairs whose coefficient meets the activation in that lane. Reading the coefficient
-columns of a position in the order of its non-zero activations *is* dilution (the columns of packed
-activations, unmatched ones blank), and a move of the concentration window is three bitwise operations for
-64 pairs at a time. The head moves on one vector a step; where it is blank nothing is issued, which is the
-same as skipping it free.
+Both are computed on bit planes. One bit stands for one pair (output, basis); a plane tells, for one lane of
+one diluted vector, which pairs have no coefficient for the activation in that lane. Reading the coefficient
+columns of a position in the order of its non-zero activations *is* dilution (the packed activations, those
+without a coefficient blank), and a move of the concentration window is two bitwise operations for 64 pairs
+at a time. The head moves on one vector a step; where it is blank nothing is issued, which is the same as
+skipping it free.
 """
 
 from __future__ import annotations
@@ -31,11 +31,14 @@ def _whole_words(bits: int) -> int:
     return -(-bits // 64) * 64
 
 
-def pair_planes(coefficients: Bits) -> Words:
-    """Coefficient mask (outs, n, bases) to planes (n + 1, words), bit m * outs + k; the last one is blank."""
+def absent_planes(coefficients: Bits) -> Words:
+    """Coefficient mask (outs, n, bases) to planes (n + 1, words) of the pairs without a coefficient.
+
+    Bit m * outs + k of plane c is 1 where coefficients[k, c, m] is not set; the last plane is all ones.
+    """
     outs, chans, bases = coefficients.shape
-    flat = np.zeros((chans + 1, _whole_words(outs * bases)), dtype=np.bool_)
-    flat[:chans, : outs * bases] = coefficients.transpose(1, 2, 0).reshape(chans, bases * outs)
+    flat = np.ones((chans + 1, _whole_words(outs * bases)), dtype=np.bool_)
+    flat[:chans, : outs * bases] = ~coefficients.transpose(1, 2, 0).reshape(chans, bases * outs)
     return np.packbits(flat, axis=-1, bitorder="little").view(np.uint64)
 
 
@@ -45,35 +48,36 @@ def unpacked(words: Words, outs: int, bases: int) -> npt.NDArray[np.uint8]:
     return pairs.reshape(*words.shape[:-1], bases, outs)
 
 
-def issued_vectors(planes: Words, look_ahead: int, look_aside: int) -> Words:
-    """Which vectors are issued: planes (vectors, lanes, ...), overwritten, to bits (vectors, ...).
+def issued_vectors(absent: Words, look_ahead: int, look_aside: int) -> Words:
+    """Which vectors are issued: absent values (vectors, lanes, ...), overwritten, to bits (vectors, ...).
 
     Class order: for offset 0, +1, -1, +2, -2 ... and distance 1..look_ahead, all lanes at once: an empty lane
-    l of the head takes the value of lane (l + offset) mod lanes of the vector at that distance.
+    l of the head takes the value of lane (l + offset) mod lanes of the vector at that distance. With E the
+    empty lanes and N the absent values there, that leaves E & N empty and E | N absent.
     """
-    vectors, lanes = planes.shape[:2]
-    offsets = [0, *(sign * step for step in range(1, look_aside + 1) for sign in (1, -1))]
-    issued = np.bitwise_or.reduce(planes[0], axis=0)[None].repeat(vectors, axis=0)
-    empty, moved = np.empty_like(planes[0]), np.empty_like(planes[0])
+    vectors, lanes = absent.shape[:2]
+    # A class moves all it can: the same lanes and vector once more (offsets wrap) would move nothing.
+    sides = (sign * step for step in range(1, look_aside + 1) for sign in (1, -1))
+    turns = list(dict.fromkeys(offset % lanes for offset in (0, *sides)))
+    blank = np.empty((vectors, *absent.shape[2:]), dtype=absent.dtype)
+    empty, left = np.empty_like(absent[0]), np.empty_like(absent[0])
     for head in range(vectors):
-        if head:
-            np.bitwise_or.reduce(planes[head], axis=0, out=issued[head])
-        ahead = planes[head + 1 : head + 1 + look_ahead]
+        np.bitwise_and.reduce(absent[head], axis=0, out=blank[head])
+        ahead = absent[head + 1 : head + 1 + look_ahead]
         if not len(ahead):
             continue
         # A blank head issues nothing, so it has no lane to fill.
-        np.bitwise_xor(planes[head], issued[head], out=empty)
-        for offset in offsets:
-            turn = offset % lanes
+        np.bitwise_xor(absent[head], blank[head], out=empty)
+        for turn in turns:
             pieces = [(slice(0, lanes - turn), slice(turn, lanes))]
             if turn:
                 pieces.append((slice(lanes - turn, lanes), slice(0, turn)))
             for vector in ahead:
                 for to, source in pieces:
-                    np.bitwise_and(empty[to], vector[source], out=moved[to])
-                    np.bitwise_xor(empty[to], moved[to], out=empty[to])
-                    np.bitwise_xor(vector[source], moved[to], out=vector[source])
-    return issued
+                    np.bitwise_and(empty[to], vector[source], out=left[to])
+                    np.bitwise_or(empty[to], vector[source], out=vector[source])
+                empty, left = left, empty
+    return ~blank
 
 
 def _diluted(lanes: int, active: Bits, columns: Words) -> Iterator[tuple[Indices, Words]]:
@@ -114,7 +118,7 @@ def issue_counts(
         yield from _gathered(arch.lanes, active, coefficients)
         return
     outs, chans, bases = coefficients.shape
-    columns = pair_planes(coefficients)
+    columns = absent_planes(coefficients)
     ahead = arch.look_ahead if arch.policy == "window" else 0
     # More lanes than channels: one vector whatever the lanes.
     lanes = min(arch.lanes, chans)

@@ -98,9 +98,10 @@ def _combine(arch: TimingArch, work: ConvWork, x: Bits, mask: Bits) -> Load:
 def _unit_cycles(counts: Unsigned, units: int, kind: np.dtype[np.unsignedinteger]) -> Unsigned:
     """Issue cycles (p, bases, outs) to cycles of the slowest unit (p, outs)."""
     bases = counts.shape[1]
-    if bases <= units:
-        return np.maximum(counts.max(axis=1), 1)
-    slowest = np.zeros((len(counts), counts.shape[2]), dtype=kind)
-    for unit in range(units):
-        np.maximum(slowest, np.maximum(counts[:, unit::units], 1).sum(axis=1, dtype=kind), out=slowest)
+    slowest = np.ones((len(counts), counts.shape[2]), dtype=kind)
+    for unit in range(min(units, bases)):
+        cycles = np.maximum(counts[:, unit], 1).astype(kind)
+        for basis in range(unit + units, bases, units):
+            cycles += np.maximum(counts[:, basis], 1)
+        np.maximum(slowest, cycles, out=slowest)
     return slowest
