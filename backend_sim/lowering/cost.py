@@ -1,0 +1,124 @@
+"""Estimated cycles of a tile: the small model that picks tile sizes and bands.
+
+It knows the structure of the machine (rows, blocks, ring entries, MACs) and assumes half of the activations
+to be zero; the simulator's cycle counts come from the real bits.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from math import ceil
+
+from escc.backend_sim.lowering.layers import MachineLayer, Window
+from escc.isa.arch import Arch
+
+ACTIVATION_DENSITY = 0.5
+CONCENTRATION_LOSS = 1.3
+"""Cycles of the window policy over matches / lanes, typical."""
+MAX_BANDS = 64
+
+
+@dataclass(frozen=True)
+class TileCost:
+    """Estimated cycles of one tile and the bands that give them."""
+
+    cycles: float
+    bands: int
+
+
+@dataclass
+class CostModel:
+    """Estimates for the tiles of one layer (remembered: the search asks for the same sizes again)."""
+
+    layer: MachineLayer
+    arch: Arch
+    _known: dict[tuple[int, int], TileCost] = field(default_factory=dict[tuple[int, int], TileCost])
+
+    def __post_init__(self) -> None:
+        if self.layer.work is not None:
+            self._combine, self._multiply = self._position_cycles()
+
+    def tile(self, rows: int, outs: int) -> TileCost:
+        """Cycles of a tile of ``rows`` output rows and ``outs`` output channels."""
+        found = self._known.get((rows, outs))
+        if found is None:
+            found = self._vector(rows, outs) if self.layer.work is None else self._convolution(rows, outs)
+            self._known[rows, outs] = found
+        return found
+
+    def transfer(self, size: float, count: float = 1.0) -> float:
+        """Cycles of ``count`` transfers of ``size`` bytes together."""
+        return size / self.arch.bytes_per_cycle + count * self.arch.dram_latency_cycles
+
+    def _instructions(self, outs: int) -> tuple[int, int]:
+        """(instructions, outputs of each) for a tile of ``outs`` channels."""
+        largest = max(part.hi - part.lo for part in self.layer.parts)
+        each = min(outs, largest)
+        return -(-outs // each), each
+
+    def _vector(self, rows: int, outs: int) -> TileCost:
+        count, each = self._instructions(outs)
+        steps = rows * self.layer.shape[1] * self.layer.taps * -(-each // self.arch.vector_lanes)
+        return TileCost(count * (self.arch.vector_startup_cycles + steps), 1)
+
+    def _convolution(self, rows: int, outs: int) -> TileCost:
+        layer, arch = self.layer, self.arch
+        count, each = self._instructions(outs)
+        groups = -(-each // arch.rows)
+        height, width, _ = layer.operands[0].shape
+        rule = layer.operands[0].rule
+        assert isinstance(rule, Window)
+        best = TileCost(float("inf"), 1)
+        for bands in range(1, min(rows, MAX_BANDS) + 1):
+            band_rows = -(-rows // bands)
+            read = min((band_rows - 1) * rule.stride + rule.extent, height)
+            combine = read * width * self._combine
+            multiply = min(band_rows * rule.stride, read) * width * self._multiply
+            rounds = -(-groups * bands // arch.blocks)
+            cycles = count * (arch.startup_cycles + rounds * (max(combine, multiply) + 8))
+            if cycles < best.cycles:
+                best = TileCost(cycles, bands)
+        return best
+
+    def _position_cycles(self) -> tuple[float, float]:
+        """Cycles per input position of a row's linear combination and of its MAC part."""
+        layer, arch, work = self.layer, self.arch, self.layer.work
+        assert work is not None
+        channels = layer.operands[0].shape[2] // max(len(layer.parts), 1)
+        chunks = -(-channels // arch.chunk)
+        active = ACTIVATION_DENSITY * min(channels, arch.chunk)
+        if work.form == "depthwise":
+            return 1.0, self._multiplications(ACTIVATION_DENSITY)
+        if work.form == "dense":
+            return chunks * max(1.0, active / arch.units), chunks * self._multiplications(active)
+        matches = active * work.density
+        issue = max(1.0, CONCENTRATION_LOSS * matches / arch.lanes)
+        filled = work.bases * (1 - (1 - min(work.density * ACTIVATION_DENSITY, 1.0)) ** channels)
+        return chunks * -(-work.bases // arch.units) * issue, self._multiplications(filled)
+
+    def _multiplications(self, values: float) -> float:
+        """Mean MAC cycles of ``values`` pushed values over the phases of the stride."""
+        part, work = self.layer.parts[0], self.layer.work
+        assert work is not None
+        per_axis: list[list[int]] = []
+        for size, stride, dilation in zip(
+            work.kernel,
+            (part.registers["stride_h"], part.registers["stride_w"]),
+            (part.registers["dil_h"], part.registers["dil_w"]),
+            strict=True,
+        ):
+            per_axis.append(
+                [
+                    sum((phase - tap * dilation) % stride == 0 for tap in range(size))
+                    for phase in range(stride)
+                ]
+            )
+        total = 0.0
+        macs = self.arch.macs
+        for rows in per_axis[0]:
+            for columns in per_axis[1]:
+                # a kernel as large as the map (a linear layer) lands on few outputs only
+                taps = min(rows * columns, self.layer.shape[0] * self.layer.shape[1])
+                if taps:
+                    total += ceil(values / (macs // taps)) if taps <= macs else values * -(-taps // macs)
+        return total / (len(per_axis[0]) * len(per_axis[1]))
