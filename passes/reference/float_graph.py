@@ -63,13 +63,13 @@ def run(
     Returns:
         The maps (N, C, H, W) by IR value.
     """
-    values: dict[SSAValue, torch.Tensor] = dict(zip(module.inputs, _inputs(module, x), strict=True))
+    values: dict[SSAValue, torch.Tensor] = dict(zip(module.inputs, input_maps(module, x), strict=True))
     outputs = set(module.outputs)
     left: dict[SSAValue, int] = {value: value.uses.get_length() for value in module.inputs}
     with torch.inference_mode():
         for op in module.layers:
             operands = [values[value] for value in op.operands]
-            before, kind, arguments = _linear_part(module, op, operands)
+            before, kind, arguments = linear_part(module, op, operands)
             if kind is not None and visit_sum is not None:
                 visit_sum(op, before)
             result = before if kind is None else activate(before, kind, arguments)
@@ -105,7 +105,8 @@ def activate(x: torch.Tensor, kind: str, arguments: Sequence[float]) -> torch.Te
     return _ACTIVATIONS[kind](x, *arguments)
 
 
-def _inputs(module: Module, x: Images) -> list[torch.Tensor]:
+def input_maps(module: Module, x: Images) -> list[torch.Tensor]:
+    """The given images as maps (N, C, H, W), one per input, float32 unless they are float64."""
     given: list[Any] = [x] if isinstance(x, np.ndarray | torch.Tensor) else list(x)
     ports = module.input_ports
     if len(given) != len(ports):
@@ -127,8 +128,11 @@ def _inputs(module: Module, x: Images) -> list[torch.Tensor]:
 Linear = tuple[torch.Tensor, str | None, tuple[float, ...]]
 
 
-def _linear_part(module: Module, op: LayerOp, maps: list[torch.Tensor]) -> Linear:
-    """What the operation computes before its activation, and that activation (kind or None, arguments)."""
+def linear_part(module: Module, op: LayerOp, maps: list[torch.Tensor]) -> Linear:
+    """What the operation computes before its activation, and that activation (kind or None, arguments).
+
+    ``maps`` are its operands (N, C, H, W); a convolution given without its residual leaves it out.
+    """
     evaluator = _OPERATIONS.get(op.name)
     if evaluator is None:
         raise EsccError("not an operation of the float levels", where=describe(op))
@@ -155,7 +159,8 @@ def _padded(x: torch.Tensor, padding: Sequence[int], value: float = 0.0) -> torc
     return functional.pad(x, (left, right, top, bottom), value=value) if any(padding) else x
 
 
-def _convolution(module: Module, op: LayerOp, maps: list[torch.Tensor], weight: torch.Tensor) -> torch.Tensor:
+def convolution(module: Module, op: LayerOp, maps: list[torch.Tensor], weight: torch.Tensor) -> torch.Tensor:
+    """The operation's convolution with another weight (K, C/groups, R, S), with its bias and residual."""
     x, padding = maps[0], op.ints("padding")
     symmetric = padding[:2] == padding[2:]
     y = functional.conv2d(
@@ -171,7 +176,7 @@ def _convolution(module: Module, op: LayerOp, maps: list[torch.Tensor], weight: 
 
 
 def _conv2d(module: Module, op: LayerOp, maps: list[torch.Tensor]) -> torch.Tensor:
-    return _convolution(module, op, maps, _needed(module, op, "weight", maps[0]))
+    return convolution(module, op, maps, _needed(module, op, "weight", maps[0]))
 
 
 def _decomposed_conv2d(module: Module, op: LayerOp, maps: list[torch.Tensor]) -> torch.Tensor:
@@ -179,7 +184,7 @@ def _decomposed_conv2d(module: Module, op: LayerOp, maps: list[torch.Tensor]) ->
     coefficients = _needed(module, op, "coefficients", maps[0])
     scale = _needed(module, op, "scale", maps[0])
     weight = (coefficients * scale[:, None, None]) @ bases.flatten(1)
-    return _convolution(module, op, maps, weight.reshape(*weight.shape[:2], *bases.shape[1:]))
+    return convolution(module, op, maps, weight.reshape(*weight.shape[:2], *bases.shape[1:]))
 
 
 def _batch_norm(module: Module, op: LayerOp, maps: list[torch.Tensor]) -> torch.Tensor:

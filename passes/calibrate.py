@@ -1,0 +1,193 @@
+"""calibrate: value ranges from images, and repair of the statistics that compression has shifted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from escc.errors import EsccError
+from escc.ir.activations import ACTIVATIONS, clamp_limits
+from escc.ir.base import LayerOp, Symbol, describe, map_shape, module_path, to_attribute
+from escc.ir.escalate import DecomposedConv2d
+from escc.ir.module import Module
+from escc.ir.passes import Pass, PassContext
+from escc.passes.math.ranges import (
+    Distribution,
+    activation_of,
+    best_scale,
+    non_negative_values,
+    scale_range,
+)
+from escc.passes.reference.side_by_side import Affine, Maps, bytes_per_image, channel_statistics, walk
+
+CALIBRATION = "escc.calibration"
+"""Module attribute: "images", or "synthetic" when there were none and random numbers stood in for them."""
+
+METHODS = ("mse", "percentile", "max")
+_BATCH = 32
+_SAMPLES = 2**18
+_MEMORY = 2**30
+_LARGEST_GAIN = 4.0
+
+
+@dataclass
+class Calibrate(Pass):
+    """Record the range of every value on calibration images; without images on standard normal noise.
+
+    Every operation gets ``range`` (smallest, largest real value its 8-bit map has to hold), operations that
+    end in a table also ``pre_range`` (the same for the table's input), inputs get ``escc.range``.
+
+    Options:
+        method: "mse" clips where the mean squared error of 8 bits is least, "percentile" leaves out
+            100 - percentile percent of the values, "max" clips nothing. Inputs and outputs are never clipped.
+        percentile: for that method.
+        correct_statistics: give every output channel of a compressed layer the mean and standard deviation it
+            had before compression (batch-norm re-estimation after folding).
+        images: at most that many images, evenly spaced; fewer when a gigabyte does not hold their maps.
+        seed: for the noise.
+    """
+
+    name: ClassVar[str] = "calibrate"
+    requires: ClassVar[frozenset[str]] = frozenset({"fused"})
+    establishes: ClassVar[frozenset[str]] = frozenset({"calibrated"})
+
+    method: str = "mse"
+    percentile: float = 99.99
+    correct_statistics: bool = True
+    images: int = 512
+    seed: int = 0
+
+    def run(self, module: Module, context: PassContext) -> None:
+        """Annotate the module, and rescale compressed layers.
+
+        Raises:
+            EsccError: a bad option, images of another shape, a value that is not finite.
+        """
+        if self.method not in METHODS or not 0 < self.percentile <= 100 or self.images < 1:
+            raise EsccError(
+                f"bad options: method={self.method} percentile={self.percentile} images={self.images}",
+                where=self.name,
+                hint=f"methods: {', '.join(METHODS)}",
+            )
+        inputs = self._inputs(module, context)
+        module.op.attributes[CALIBRATION] = to_attribute(
+            "synthetic" if context.calibration is None else "images"
+        )
+        for index, batches in enumerate(inputs):
+            low, high = _extremes(batches, module.input_ports[index].name)
+            module.set_input_value(index, "range", (low, high))
+        unsigned = non_negative_values(module)
+        outputs = set(module.outputs)
+        total, done = sum(1 for _ in module.layers), 0
+
+        def observe(op: LayerOp, before: Maps, after: Maps) -> None:
+            nonlocal done
+            method = "max" if op.out in outputs else self.method
+            op.set_value("range", self._range(op, after, method, op.out not in unsigned))
+            kind, arguments = activation_of(op)
+            if kind is not None and clamp_limits(kind, arguments) is None and op.name != "nn.activation":
+                function = ACTIVATIONS[kind].function
+                op.set_value(
+                    "pre_range",
+                    self._range(op, before, self.method, True, lambda x: function(x, *arguments)),
+                )
+            done += 1
+            context.progress(self.name, done, total)
+
+        def correct(op: LayerOp, ours: Maps, original: Maps) -> Affine:
+            answer = matching(ours, original)
+            absorb(module, op, answer)
+            return answer
+
+        walk(module, inputs, observe, correct if self.correct_statistics else None)
+
+    def _inputs(self, module: Module, context: PassContext) -> list[Maps]:
+        """Batches of images for each input."""
+        limit = max(1, min(self.images, _MEMORY // bytes_per_image(module)))
+        given = context.calibration
+        if given is None:
+            random = np.random.default_rng(self.seed)
+            count = min(limit, 64)
+            arrays = [
+                random.standard_normal((count, *port.torch_shape)).astype(np.float32)
+                for port in module.input_ports
+            ]
+        elif len(module.inputs) != 1:
+            raise EsccError(
+                f"the network has {len(module.inputs)} inputs, calibration images serve one", where=self.name
+            )
+        elif len(given) == 0:
+            raise EsccError("no calibration images", where=self.name)
+        else:
+            chosen = np.linspace(0, len(given) - 1, min(limit, len(given))).round().astype(np.int64)
+            arrays = [np.asarray(given[chosen], np.float32)]
+        return [
+            [torch.from_numpy(array[start : start + _BATCH]) for start in range(0, len(array), _BATCH)]
+            for array in arrays
+        ]
+
+    def _range(
+        self,
+        op: LayerOp,
+        maps: Maps,
+        method: str,
+        signed: bool,
+        function: Callable[[NDArray[np.float64]], NDArray[np.float64]] | None = None,
+    ) -> tuple[float, float]:
+        low, high = _extremes(maps, describe(op))
+        if method == "max":
+            return low, high
+        data = Distribution.of(_samples(maps), low, high)
+        if method == "percentile":
+            below, above = data.percentile(self.percentile)
+        else:
+            below, above = scale_range(best_scale(data, signed, function), signed)
+        return max(low, below), min(high, above)
+
+
+def _extremes(maps: Maps, where: str) -> tuple[float, float]:
+    low = min(float(item.min()) for item in maps)
+    high = max(float(item.max()) for item in maps)
+    if not np.isfinite(low) or not np.isfinite(high):
+        raise EsccError("the calibration images lead to values that are not finite", where=where)
+    return low, high
+
+
+def _samples(maps: Maps) -> list[NDArray[np.float32]]:
+    """About 2**18 values, taken at a stride that visits every channel and position."""
+    size = maps[0][0].numel()
+    stride = max(1, sum(item.numel() for item in maps) // _SAMPLES)
+    while np.gcd(stride, size) > 1:
+        stride += 1
+    return [item.reshape(-1)[::stride].numpy() for item in maps]
+
+
+def matching(ours: Maps, original: Maps) -> Affine:
+    """The affine map per channel that gives ``ours`` the mean and standard deviation of ``original``.
+
+    A channel that hardly varies keeps its gain: noise is not amplified more than four times.
+    """
+    mean, deviation = channel_statistics(ours)
+    wanted_mean, wanted_deviation = channel_statistics(original)
+    alive = deviation > 1e-6 * np.maximum(np.abs(mean), wanted_deviation)
+    gain = np.where(alive, wanted_deviation / np.where(alive, deviation, 1.0), 1.0)
+    gain = np.minimum(gain, _LARGEST_GAIN)
+    return Affine(gain, wanted_mean - gain * mean)
+
+
+def absorb(module: Module, op: LayerOp, affine: Affine) -> None:
+    """Put y' = gain * y + offset into a convolution's scale (or weight) and bias."""
+    path = module_path(op) or op.name
+    symbol = op.symbol("bias")
+    bias = np.zeros(map_shape(op.out)[2]) if symbol is None else module.store[symbol].astype(np.float64)
+    new = (affine.gain * bias + affine.offset).astype(np.float32)
+    op.set_value("bias", Symbol(module.store.add(f"{path}.bias", new)))
+    name = "scale" if isinstance(op, DecomposedConv2d) else "weight"
+    old = module.store[op.weight_name(name)]
+    gain = affine.gain.reshape(-1, *[1] * (old.ndim - 1))
+    op.set_value(name, Symbol(module.store.add(f"{path}.{name}", (gain * old).astype(np.float32))))
