@@ -277,10 +277,10 @@ class LayerOp(IRDLOperation):
         return map_shape(self.operands[0])
 
     def symbols(self) -> dict[str, str]:
-        """Property name -> store name, for every symbol property."""
+        """Name -> store name, for every symbol among the properties and discardable attributes."""
         return {
             name: attribute.string_value()
-            for name, attribute in self.properties.items()
+            for name, attribute in (self.properties | self.attributes).items()
             if isinstance(attribute, SymbolRefAttr)
         }
 
