@@ -1,0 +1,30 @@
+"""Every network of the zoo compiles and runs bit-exactly."""
+
+from __future__ import annotations
+
+import pytest
+
+from escc.driver import CompileOptions
+from escc.frontend import zoo
+from tests.end_to_end.harness import compile_and_check
+
+SMALL_INPUTS = {"resnet18": 64, "resnet50": 64, "mobilenet_v2": 64, "squeezenet1_0": 64, "squeezenet1_1": 64}
+
+
+def build(name: str) -> tuple:
+    """A seeded, settled network with 10 classes and an input shape that tests can afford."""
+    channels, height, width = zoo.default_shape(name)
+    side = SMALL_INPUTS.get(name)
+    shape = (channels, side, side) if side else (channels, height, width)
+    if name == "vgg16_bn":
+        shape = (3, 32, 32)
+    model = zoo.build(name, num_classes=10, seed=1)
+    return zoo.settle(model, shape, seed=1), shape
+
+
+@pytest.mark.parametrize("name", zoo.names())
+def test_zoo_network(name: str) -> None:
+    model, shape = build(name)
+    checked = compile_and_check(model, shape, images=1, options=CompileOptions(bases=4, planes=3))
+    assert checked.result.cycles[0] > 0
+    assert len(checked.program.code) < 200_000
