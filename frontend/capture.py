@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from escc.errors import EsccError
 from escc.files import atomic_write
 from escc.frontend.exported_archive import first_line, quiet_torch
+from escc.frontend.importer import is_importable
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -29,7 +30,8 @@ def capture(
     """The functional graph of a model, ready to be imported.
 
     A module is exported in evaluation mode (with a warning when it was in training mode; its mode is put
-    back) and with a free batch size. An exported program is only brought to torch's core form.
+    back) and with a free batch size. An exported program is only freed of in-place and
+    composite operators where the importer needs that.
 
     Args:
         model: a module of (N, C, H, W) images, or an exported program.
@@ -42,6 +44,8 @@ def capture(
     from torch.export import ExportedProgram
 
     exported = model if isinstance(model, ExportedProgram) else _export(model, example, input_shape)
+    if is_importable(exported):
+        return exported
     with quiet_torch(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 from escc.errors import EsccError
-from escc.frontend.operators import REASONS, RULES
+from escc.frontend.operators import REASONS, find_rule, in_place_is_safe, is_in_place
 from escc.frontend.translation import Call, Constant, Map, Shape, Unsupported, batch_shape
 from escc.ir.base import make_location, tensor_type
 from escc.ir.module import Module, Port
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 MAX_CONSTANT_ELEMENTS = 1 << 28
 FRAME = re.compile(r'File "([^"\n]+)", line (\d+), in (\S+)')
+# size arithmetic and checks: nothing that a map flows through
 NO_VALUE = re.compile(r"_assert_\w+|sym_constrain_range\w*|sym_size|sym_numel|sym_stride|_set_grad_enabled")
 
 
@@ -70,6 +71,16 @@ class UnsupportedOperatorsError(EsccError):
             + "; ".join(use.describe() for use in uses),
             hint="escc ops MODEL lists every operator",
         )
+
+
+def is_importable(exported: ExportedProgram) -> bool:
+    """Whether every call has a rule as it stands, so that torch's slow rewriting of the graph can be left out."""
+    for node in exported.graph.nodes:
+        if node.op == "call_function" and _gives_tensors(node) and operator_name(node.target) != "getitem":
+            in_place = is_in_place(node.target)
+            if find_rule(node.target) is None or (in_place and not in_place_is_safe(node)):
+                return False
+    return not exported.graph_signature.buffers_to_mutate
 
 
 def import_exported(exported: ExportedProgram) -> Module:
@@ -169,12 +180,14 @@ class _Importer:
             return
         if self._fold_constant(node):
             return
-        rule = RULES.get(name) if str(target).startswith("aten.") else None
+        rule = find_rule(target)
         location, path, source = node_location(node)
         call: Call | None = None
         try:
             if rule is None:
                 raise Unsupported(REASONS.get(name.split(".")[0], "no rule for this operator"))
+            if is_in_place(target) and not in_place_is_safe(node):
+                raise Unsupported("overwrites a tensor that is used elsewhere; capture() resolves that")
             call = Call(
                 node, self._arguments(node), self._shape(node), location, self.module.body, self.store
             )
@@ -277,7 +290,7 @@ class _Importer:
         meta: Any = node.meta.get("val")
         fixed = isinstance(meta, torch.Tensor) and _all_fixed(list(meta.shape))
         seeded = torch.Tag.nondeterministic_seeded in target.tags
-        if not fixed or seeded or schema_of(target).is_mutable or meta.numel() > MAX_CONSTANT_ELEMENTS:
+        if not fixed or seeded or is_in_place(target) or meta.numel() > MAX_CONSTANT_ELEMENTS:
             return False
 
         def real(item: Node) -> Any:
@@ -300,9 +313,14 @@ class _Importer:
                 hint="call model.eval() before exporting",
             )
         (output,) = self.exported.graph.find_nodes(op="output")
-        results: Any = output.args[0]
+        results = cast("Sequence[Any]", output.args[0])
+        specs = self.exported.graph_signature.output_specs
+        # a model may also overwrite its input; nobody sees that here
+        wanted = [
+            result for result, spec in zip(results, specs, strict=True) if spec.kind.name == "USER_OUTPUT"
+        ]
         outputs: list[tuple[Port, Any]] = []
-        for index, result in enumerate(cast("Sequence[Any]", results)):
+        for index, result in enumerate(wanted):
             value = self.values.get(result) if hasattr(result, "meta") else None
             if not isinstance(value, Map):
                 kind = "a constant" if isinstance(value, Constant) else "not a tensor computed from the input"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from escc.frontend import windows
 from escc.frontend.translation import (
@@ -18,6 +18,9 @@ from escc.frontend.translation import (
 )
 from escc.ir.base import Symbol, map_shape
 from escc.ir.nn import Activation, AdaptiveAvgPool, Add, BatchNorm, Concat, MaxPool, Mul
+
+if TYPE_CHECKING:
+    from torch.fx import Node
 
 
 @dataclass(frozen=True)
@@ -389,7 +392,6 @@ RULES: dict[str, Rule] = {
     "native_batch_norm.default": Rule(inference_batch_norm, "nn.batch_norm"),
     "_native_batch_norm_legit.default": Rule(inference_batch_norm, "nn.batch_norm"),
     "relu.default": _RELU,
-    "relu_.default": _RELU,
     "relu6.default": Rule(relu6, "nn.activation clamp"),
     "hardtanh.default": _CLAMP,
     "clamp.default": _CLAMP,
@@ -443,13 +445,49 @@ RULES: dict[str, Rule] = {
     "feature_dropout.default": Rule(dropout, "(nothing)"),
     "_to_copy.default": Rule(convert, "(nothing)"),
 }
-"""ATen operator (name.overload) -> rule."""
+"""ATen operator (name.overload) -> rule; in-place forms share the rule of the plain one."""
+
+FRESH = frozenset(
+    {"conv2d", "convolution", "linear", "batch_norm", "add", "mul", "sub", "div", "cat", "relu", "max_pool2d"}
+)
+"""Operators whose result shares memory with nothing else."""
+
+
+def find_rule(target: Any) -> Rule | None:
+    """The rule of an ATen operator, None when there is none."""
+    text = str(target)
+    if not text.startswith("aten."):
+        return None
+    name, _, overload = text.removeprefix("aten.").partition(".")
+    return RULES.get(f"{name.removesuffix('_')}.{overload}")
+
+
+def is_in_place(target: Any) -> bool:
+    """Whether an operator overwrites an argument."""
+    schema = getattr(target, "_schema", None)
+    return schema is not None and bool(schema.is_mutable)
+
+
+def in_place_is_safe(node: Node) -> bool:
+    """Whether nobody notices that the first argument is overwritten: fresh memory, and no other reader."""
+    from torch.fx import Node
+
+    written = node.args[0]
+    if not isinstance(written, Node) or list(written.users) != [node]:
+        return False
+    name = str(written.target).removeprefix("aten.").partition(".")[0]
+    if is_in_place(written.target):
+        return in_place_is_safe(written)
+    return str(written.target).startswith("aten.") and name in FRESH
+
 
 REASONS: dict[str, str] = {
     "softmax": "leave it out of the model and apply it to the program's outputs",
     "_softmax": "leave it out of the model and apply it to the program's outputs",
     "log_softmax": "leave it out of the model and apply it to the program's outputs",
     "argmax": "leave it out of the model and apply it to the program's outputs",
+    "_native_batch_norm_legit_functional": "batch norm in training mode; call model.eval() before exporting",
+    "_native_batch_norm_legit": "batch norm without stored statistics",
     "conv_transpose2d": "transposed convolution",
     "conv1d": "one-dimensional convolution; use Conv2d with a kernel of height 1",
     "conv3d": "three-dimensional convolution",
