@@ -113,6 +113,8 @@ def _inputs(module: Module, x: Images) -> list[NDArray[Any]]:
             )
         kind = _map_type(value)
         if np.issubdtype(batch.dtype, np.floating):
+            if np.isnan(batch).any():
+                raise EsccError(f"input '{port.name}' holds values that are not numbers")
             batch = quantize_input(batch, kind.scale_value, kind.signed)
         elif batch.dtype != integer_dtype(kind.signed):
             raise EsccError(
