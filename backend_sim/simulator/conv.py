@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
 from typing import Any
 
@@ -19,7 +20,7 @@ from escc.backend_sim.simulator.conv_plan import ConvPlan
 from escc.backend_sim.simulator.memory import Memory, as_signed
 from escc.backend_sim.simulator.numerics import Finish, Requantizer, Residual, rescale_table_f64, sum_bound
 from escc.backend_sim.simulator.operands import Coefficients, Kernels, OperandCache
-from escc.backend_sim.simulator.windows import gather
+from escc.backend_sim.simulator.windows import fill_inside, pad
 from escc.backend_sim.simulator.workspace import Workspace
 from escc.errors import EsccError
 
@@ -29,7 +30,7 @@ FLOAT32_EXACT = 1 << 24
 FLOAT64_EXACT = 1 << 53
 INT32_LIMIT = 1 << 31
 # Scratch of one block of work: most of a core's second-level cache.
-BLOCK_BYTES = 1 << 20
+BLOCK_BYTES = 768 << 10
 LEAST_OUTS = 16
 
 
@@ -89,15 +90,24 @@ class _Job:
     z_bits: int
     workspace: Workspace
 
+    @cached_property
+    def residual_table(self) -> tuple[npt.NDArray[np.float64], int]:
+        """The rescaled residual of every byte, and the largest of their sizes."""
+        r = self.plan.registers
+        table = rescale_table_f64(r.res_mult, r.res_shift, self.plan.residual_signed)
+        return table, int(np.abs(table).max())
+
     def image_blocks(self, bytes_per_image: int) -> Iterator[tuple[slice, npt.NDArray[np.float32]]]:
         """Runs of images and their padded input, (n, rows.size, cols.size, chans) float32."""
         plan = self.plan
-        count = max(BLOCK_BYTES // max(bytes_per_image, 1), 1)
+        count = min(max(BLOCK_BYTES // max(bytes_per_image, 1), 1), len(self.x))
+        shape = (count, plan.rows.size, plan.cols.size, plan.x.chans)
+        padded = pad(plan.rows, plan.cols, self.workspace.array("input", shape, np.float32))
         for first in range(0, len(self.x), count):
             images = slice(first, min(first + count, len(self.x)))
-            shape = (images.stop - first, plan.rows.size, plan.cols.size, plan.x.chans)
-            padded = self.workspace.array("input", shape, np.float32)
-            yield images, gather(self.x[images], plan.rows, plan.cols, padded)
+            part = padded[: images.stop - first]
+            fill_inside(self.x[images], plan.rows, plan.cols, part)
+            yield images, part
 
     def finish(self, acc: Floats, bound: int, images: slice, outs: slice, rows: slice | None = None) -> None:
         """Check and requantise ``acc`` (n, rows, cols, outs), |acc| <= bound, and write the result."""
@@ -108,9 +118,7 @@ class _Job:
         place = (images, rows, slice(None), outs)
         residual = None
         if self.residual is not None:
-            r = self.plan.registers
-            table = rescale_table_f64(r.res_mult, r.res_shift, self.plan.residual_signed)
-            residual = Residual(self.residual[place], table, int(np.abs(table).max()))
+            residual = Residual(self.residual[place], *self.residual_table)
         requantizer.apply(acc, bound, self.operands.finish, residual, self.y[place], self.workspace)
 
     @staticmethod
@@ -204,17 +212,24 @@ def _shift_and_add(job: _Job, by_tap: Floats, images: int, outs: int) -> Floats:
     shape = (images, rows.size, cols.size, outs)
     if len(by_tap) == 1:
         return by_tap[0].reshape(shape)
-    places = [(i * rows.dilation, j * cols.dilation) for i in range(rows.taps) for j in range(cols.taps)]
     if rows.out_stride == cols.out_stride == 1:
         # With the padding in place a tap is one shift of the whole array; sums in the padding are not used.
-        shifts = [(i * cols.size + j) * outs for i, j in places]
-        total = by_tap.shape[1] - shifts[-1]
-        acc = job.workspace.array("sums", (by_tap.shape[1],), by_tap.dtype)
-        np.add(by_tap[0, :total], by_tap[1, shifts[1] : shifts[1] + total], out=acc[:total])
-        for tap, shift in enumerate(shifts[2:], start=2):
-            np.add(acc[:total], by_tap[tap, shift : shift + total], out=acc[:total])
+        size = by_tap.shape[1]
+        down, right = rows.dilation * cols.size * outs, cols.dilation * outs
+        total = size - (rows.taps - 1) * down - (cols.taps - 1) * right
+        item = by_tap.itemsize
+        moved = np.ndarray(
+            (rows.taps, cols.taps, total),
+            by_tap.dtype,
+            by_tap,
+            0,
+            ((cols.taps * size + down) * item, (size + right) * item, item),
+        )
+        acc = job.workspace.array("sums", (size,), by_tap.dtype.type)
+        np.add.reduce(moved, axis=(0, 1), out=acc[:total])
         return acc.reshape(shape)[:, : rows.count, : cols.count]
-    acc = job.workspace.array("sums", (images, rows.count, cols.count, outs), by_tap.dtype)
+    places = [(i * rows.dilation, j * cols.dilation) for i in range(rows.taps) for j in range(cols.taps)]
+    acc = job.workspace.array("sums", (images, rows.count, cols.count, outs), by_tap.dtype.type)
     maps = by_tap.reshape(len(by_tap), *shape)
     for tap, (i, j) in enumerate(places):
         moved = _strided_taps(maps[tap], plan, i, j)

@@ -6,12 +6,13 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from escc.backend_sim.simulator.memory import Block
+from escc.backend_sim.simulator.timing.work import Form
 from escc.backend_sim.simulator.windows import Axis
 from escc.errors import EsccError
 from escc.isa.access import accesses, partial_sums
 from escc.isa.registers import ConvFlags, ConvRegisters
 
-FORMS = {"conv_combine": "combine", "conv_dense": "dense", "conv_depthwise": "depthwise"}
+FORMS: dict[str, Form] = {"conv_combine": "combine", "conv_dense": "dense", "conv_depthwise": "depthwise"}
 
 
 @dataclass(frozen=True)
@@ -21,7 +22,7 @@ class ConvPlan:
     ``rows``, ``cols``: the windows along both axes. ``x``, ``y``, ``residual``: boxes in SRAM.
     """
 
-    form: str
+    form: Form
     registers: ConvRegisters
     rows: Axis
     cols: Axis

@@ -103,15 +103,21 @@ class Requantizer:
         spare = int(np.maximum(shift, 1).max(initial=1))
         step = 2 if int(shift.min(initial=1)) == 0 else 1
         self.exact_below = (EXACT - (1 << (spare - 1))) // max(size * step, 1) - self.bias_size
+        self.tie_free_below = _tie_free_below(multiplier, shift)
         self._bias_fits = self.bias_size * size * step <= EXACT // 4
         self._room = EXACT // 2 >> spare if spare < 53 else 0
+        self._parts: dict[tuple[int, int], Requantizer] = {}
         self._tiles: dict[int, tuple[npt.NDArray[np.float64], ...]] = {}
 
     def part(self, first: int, stop: int) -> Requantizer:
         """The same for output channels ``first..stop-1``."""
         if (first, stop) == (0, self.outs):
             return self
-        return Requantizer(self.bias[first:stop], self.multiplier[first:stop], self.shift[first:stop])
+        part = self._parts.get((first, stop))
+        if part is None:
+            columns = (values[first:stop] for values in (self.bias, self.multiplier, self.shift))
+            part = self._parts[(first, stop)] = Requantizer(*columns)
+        return part
 
     def float_is_exact(self, acc_size: int, residual_bound: int = 0) -> bool:
         """Whether the float64 form gives the defined result for all |acc| <= acc_size."""
@@ -139,25 +145,42 @@ class Requantizer:
         n, rows, cols, outs = acc.shape
         t = workspace.array("requantize", (n, rows, cols * outs), np.float64)
         factor, offset, offset_half = self._tiled(cols)
-        np.multiply(acc.reshape(n, rows, cols * outs), factor, out=t)
+        np.copyto(t, acc.reshape(n, rows, cols * outs))
+        np.multiply(t, factor, out=t)
         low, high = finish.limits
         if low >= 0 and residual is None:
             # Half up is half away from zero for t >= 0, and what is below 0 ends at low either way.
             np.add(t, offset_half, out=t)
-            np.clip(t, low, high + 0.5, out=t)
+            high = high + 0.5
         else:
-            np.add(t, offset, out=t)
-            half = workspace.array("requantize half", t.shape, np.float64)
-            np.copysign(0.5, t, out=half)
-            np.add(t, half, out=t)
+            self._round(t, offset, offset_half, acc_size, workspace)
             if residual is not None:
-                np.trunc(t, out=t)
-                taken = workspace.array("residual bytes", residual.values.shape, np.uint8)
-                np.copyto(taken, residual.values)
-                np.take(residual.table, taken.reshape(t.shape), out=half, mode="wrap")
-                np.add(t, half, out=t)
-            np.clip(t, low, high, out=t)
+                self._add_residual(t, residual, workspace)
+        np.maximum(t, low, out=t)
+        np.minimum(t, high, out=t)
         self._store(t.reshape(acc.shape), finish, out, workspace)
+
+    def _round(
+        self, t: Floats, offset: Floats, offset_half: Floats, acc_size: int, workspace: Workspace
+    ) -> None:
+        """Add the offset and round half away from zero, in place."""
+        if acc_size + self.bias_size < self.tie_free_below:
+            np.add(t, offset_half, out=t)
+            np.floor(t, out=t)
+            return
+        np.add(t, offset, out=t)
+        half = workspace.array("requantize half", t.shape, np.float64)
+        np.copysign(0.5, t, out=half)
+        np.add(t, half, out=t)
+        np.trunc(t, out=t)
+
+    @staticmethod
+    def _add_residual(t: Floats, residual: Residual, workspace: Workspace) -> None:
+        taken = workspace.array("residual bytes", residual.values.shape, np.uint8)
+        np.copyto(taken, residual.values)
+        values = workspace.array("requantize half", t.shape, np.float64)
+        residual.table.take(taken.reshape(t.shape), out=values, mode="wrap")
+        np.add(t, values, out=t)
 
     def _tiled(self, cols: int) -> tuple[npt.NDArray[np.float64], ...]:
         """Factor, bias * factor and bias * factor + 0.5, once per position of a row: long inner loops."""
@@ -188,6 +211,17 @@ class Requantizer:
         if finish.table is not None:
             y = finish.table[y & 0xFF]
         np.copyto(out, y.astype(np.uint8).view(out.dtype))
+
+
+def _tie_free_below(multiplier: Int64s, shift: Int64s) -> int:
+    """No sum of a smaller size times a multiplier lies half way between two integers.
+
+    ``a * m / 2^s`` does so only if ``a * m`` is an odd multiple of 2^(s-1), so that 2^(s-1) over the largest
+    power of two in m divides a.
+    """
+    twos = multiplier & -multiplier
+    bounds = [(1 << (s - 1)) // t for t, s in zip(twos.tolist(), shift.tolist(), strict=True) if t and s]
+    return min((bound for bound in bounds if bound), default=EXACT)
 
 
 def sum_bound(sizes: Int64s, weights: Int64s) -> int:

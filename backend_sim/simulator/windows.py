@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -27,27 +28,27 @@ class Axis:
     held_first: int
     held: int
 
-    @property
+    @cached_property
     def step(self) -> int:
         """Distance of the inputs to gather: with one tap only every stride-th is needed."""
         return self.stride if self.taps == 1 else 1
 
-    @property
+    @cached_property
     def out_stride(self) -> int:
         """Stride that remains once only the needed inputs are gathered."""
         return 1 if self.taps == 1 else self.stride
 
-    @property
+    @cached_property
     def start(self) -> int:
         """Input coordinate of the first gathered value."""
         return self.first * self.stride - self.pad
 
-    @property
+    @cached_property
     def size(self) -> int:
         """Gathered values, padding included."""
         return ((self.count - 1) * self.stride + (self.taps - 1) * self.dilation) // self.step + 1
 
-    @property
+    @cached_property
     def inside(self) -> tuple[int, int]:
         """First and one-past-last gathered index that is resident and inside the map."""
         low, high = max(0, self.held_first), min(self.extent, self.held_first + self.held)
@@ -55,6 +56,7 @@ class Axis:
         stop = min(max(-(-(high - self.start) // self.step), first), self.size)
         return first, stop
 
+    @cached_property
     def source(self) -> slice:
         """The resident values that the inside indices are, counted from the first resident one."""
         first, stop = self.inside
@@ -71,11 +73,22 @@ def gather(
 
     ``source``: (n, resident rows, width, chans) int8 or uint8. ``out``: (n, rows.size, cols.size, chans).
     """
+    fill_inside(source, rows, cols, pad(rows, cols, out, fill))
+    return out
+
+
+def pad(rows: Axis, cols: Axis, out: npt.NDArray[Any], fill: int = 0) -> npt.NDArray[Any]:
+    """Set the padding of ``out`` (n, rows.size, cols.size, chans)."""
     (top, bottom), (left, right) = rows.inside, cols.inside
     out[:, :top] = fill
     out[:, bottom:] = fill
     out[:, top:bottom, :left] = fill
     out[:, top:bottom, right:] = fill
-    if bottom > top and right > left:
-        np.copyto(out[:, top:bottom, left:right], source[:, rows.source(), cols.source()])
     return out
+
+
+def fill_inside(source: npt.NDArray[Any], rows: Axis, cols: Axis, out: npt.NDArray[Any]) -> None:
+    """Copy what is inside the map to ``out`` (n, rows.size, cols.size, chans)."""
+    (top, bottom), (left, right) = rows.inside, cols.inside
+    if bottom > top and right > left:
+        np.copyto(out[:, top:bottom, left:right], source[:, rows.source, cols.source])

@@ -14,14 +14,22 @@ class Workspace:
 
     def __init__(self) -> None:
         self._buffers: dict[str, npt.NDArray[np.uint8]] = {}
+        self._arrays: dict[str, dict[tuple[object, ...], npt.NDArray[Any]]] = {}
 
-    def array(self, name: str, shape: tuple[int, ...], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
+    def array(self, name: str, shape: tuple[int, ...], dtype: type[np.generic]) -> npt.NDArray[Any]:
         """An uninitialised C-contiguous array, 64-byte aligned."""
-        kind = np.dtype(dtype)
+        known = self._arrays.setdefault(name, {})
+        found = known.get((shape, dtype))
+        if found is None:
+            found = known[(shape, dtype)] = self._fresh(name, shape, np.dtype(dtype))
+        return found
+
+    def _fresh(self, name: str, shape: tuple[int, ...], kind: np.dtype[Any]) -> npt.NDArray[Any]:
         size = math.prod(shape) * kind.itemsize
         buffer = self._buffers.get(name)
         if buffer is None or buffer.nbytes < size:
             raw = np.empty(size + size // 4 + 64, np.uint8)
             skip = -raw.ctypes.data % 64
             buffer = self._buffers[name] = raw[skip:]
+            self._arrays[name].clear()
         return buffer[:size].view(kind).reshape(shape)
