@@ -14,6 +14,7 @@ from escc.isa.maps import MapDescriptor
 MAX_DIMENSION = 1 << 24
 MAX_NAME = 1000
 MAX_TENSORS = 4096
+MAX_SCALE = 1e300
 _MAP_KEYS = ("name", "address", "height", "width", "channels", "signed", "scale", "torch_shape")
 
 
@@ -62,6 +63,8 @@ def map_from_dict(item: Any, place: str) -> MapDescriptor:
     scale = fields["scale"]
     if isinstance(scale, bool) or not isinstance(scale, int | float):
         raise EsccError("scale must be a number", where=place)
+    if not 0 < scale < MAX_SCALE:
+        raise EsccError(f"scale must lie between 0 and {MAX_SCALE:g}", where=place)
     return MapDescriptor(
         name=check_name(fields["name"], "name", place),
         address=_integer(fields["address"], 0, 1 << 40, "address", place),
@@ -94,8 +97,6 @@ def check_maps(
             place = f"{where}: {kind} {item.name!r}"
             # Descriptors built in memory take the same road as those of a file.
             map_from_dict(_map_to_dict(item), place)
-            if not (math.isfinite(item.scale) and item.scale > 0):
-                raise EsccError(f"scale {item.scale} is not a positive number", where=place)
             if math.prod(item.torch_shape) != item.height * item.width * item.channels:
                 shape = f"{item.height}x{item.width}x{item.channels}"
                 raise EsccError(f"torch shape {item.torch_shape} does not match the map {shape}", where=place)

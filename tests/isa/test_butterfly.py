@@ -35,6 +35,7 @@ def test_all_words_of_eight_bits() -> None:
             np.testing.assert_array_equal(scattered[i, j], plain_scatter(bits[i], bits[j]))
 
 
+@settings(max_examples=60)
 @given(words)
 def test_networks_move_bits_and_values(word: tuple[np.ndarray, ...]) -> None:
     data, mask, _ = word
@@ -46,7 +47,7 @@ def test_networks_move_bits_and_values(word: tuple[np.ndarray, ...]) -> None:
     assert sum(stage.size for stage in control_bits(mask)) == switch_count(data.size)
 
 
-@settings(max_examples=200)
+@settings(max_examples=60)
 @given(words, st.integers(0, 2**32))
 def test_dilution_identities(word: tuple[np.ndarray, ...], seed: int) -> None:
     active, coefficient, negative = word

@@ -40,7 +40,7 @@ def slow_encode(coefficients: np.ndarray, chunk: int) -> bytes:
 shapes = st.tuples(st.integers(1, 5), st.integers(1, 150), st.integers(1, 4))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(shapes, st.integers(0, 2**32), st.floats(0, 1), st.sampled_from([8, 64, 128]))
 def test_row_streams_are_the_definition_and_decode_back(
     shape: tuple[int, int, int], seed: int, density: float, chunk: int
@@ -58,7 +58,7 @@ def test_row_streams_are_the_definition_and_decode_back(
     np.testing.assert_array_equal(decoded, coefficients)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(0, 2**32), st.integers(0, 10_000))
 def test_a_cut_stream_is_refused(seed: int, cut: int) -> None:
     stream = sparsemap.encode_row_streams(ternary(seed, 4, 70, 3, 0.3), 64).tobytes()

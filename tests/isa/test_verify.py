@@ -126,7 +126,7 @@ def addresses(box: Access) -> set[int]:
     }
 
 
-@settings(max_examples=300)
+@settings(max_examples=200)
 @given(boxes, boxes)
 def test_overlap_is_exact(first: Access, second: Access) -> None:
     assert overlap(first, second) == bool(addresses(first) & addresses(second))
@@ -144,7 +144,7 @@ events = st.lists(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150)
 @given(events)
 def test_races_are_those_of_the_reachability_graph(script: list[tuple[str, int, object]]) -> None:
     """The vector clocks against plain graph search over queue order and token edges."""
