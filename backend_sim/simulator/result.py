@@ -20,6 +20,7 @@ from escc.errors import EsccError
 from escc.isa.arch import Arch
 from escc.isa.instructions import Queue
 from escc.isa.program import MapDescriptor
+from escc.isa.sequence import Dispatch
 
 Amounts = npt.NDArray[np.float64]
 Row = dict[str, str | int | float]
@@ -90,12 +91,17 @@ class LayerResult:
 
 @dataclass(frozen=True)
 class TimedResult:
-    """The timed images of a run: ``timeline`` in cycles, ``layers`` in program order, energy ``table``."""
+    """The timed images of a run: ``timeline`` in cycles, ``layers`` in program order, energy ``table``.
+
+    ``steps``: the dispatched instructions that the timeline has times of; ``layer_names`` by layer number.
+    """
 
     arch: Arch
     timeline: Timeline
     layers: list[LayerResult]
     table: EnergyTable
+    steps: list[Dispatch]
+    layer_names: dict[int, str]
 
     @property
     def energy(self) -> dict[str, Amounts]:

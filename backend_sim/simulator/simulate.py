@@ -182,14 +182,16 @@ class _Runner:
         timeline = run_timeline(self.steps, self.words, durations, self.machine.queue_depth)
         zero = np.zeros(count, np.int64)
         layers: list[LayerResult] = []
+        names: dict[int, str] = {}
         for number in _layer_order(self.steps):
             counts = _joined([meter.layers.get(number, LayerCounts()) for meter in meters], meters)
             cycles = timeline.layer_cycles.get(number, zero)
             name, operation, source = self._layer(number)
+            names[number] = name
             energy = layer_energy(counts, cycles, self.machine, table)
             queues = timeline.layer_queues.get(number, {})
             layers.append(LayerResult(name, operation, source, cycles, queues, counts, energy))
-        return TimedResult(self.machine, timeline, layers, table)
+        return TimedResult(self.machine, timeline, layers, table, self.steps, names)
 
     def _metered(self, start: int, stop: int, workspace: Workspace, count: int) -> Meter:
         meter = Meter(self.machine, [step.layer for step in self.steps], stop - start)

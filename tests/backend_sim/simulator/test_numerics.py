@@ -103,7 +103,7 @@ def test_float_form_equals_the_definition_around_every_boundary(
     shift: int, finish: Finish, signed: bool
 ) -> None:
     """Sums on both sides of every rounding boundary of the 8-bit range, and the largest ones."""
-    records = np.array([[bias, m, shift] for bias, m in product((0, 7, -70000), EDGE_MULTIPLIERS)])
+    records = np.array([[bias, m, shift] for bias, m in product((0, 7, -70000, (1 << 30) + 12345), EDGE_MULTIPLIERS)])
     acc = np.zeros((len(records), 2 * 24 + 4), np.int64)
     for k, (bias, m, _) in enumerate(records.tolist()):
         targets = [0, 1, 2, 99, 100, 127, 128, 199, 254, 255, 256, 300]
@@ -111,7 +111,7 @@ def test_float_form_equals_the_definition_around_every_boundary(
         near = [min(s, (1 << 31) - 80001) + d for s in sums for d in (0, 1)]
         values = [*near, *(-v for v in near), 1 << 30, -(1 << 30), (1 << 31) - 80000, -(1 << 31) + 80000]
         acc[k] = np.array(values) - bias
-    assert applied(acc, records, finish, signed).tolist() == expected(acc, records, finish)
+    assert applied(acc, records, finish, signed, bound=1 << 32).tolist() == expected(acc, records, finish)
 
 
 records_of = st.tuples(
