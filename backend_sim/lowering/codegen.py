@@ -191,7 +191,7 @@ class Writer:
         self.emit("loop", block.count)
         self._nodes(block.body, depth + 1)
         counts = _counts(block)
-        for value in advancing:
+        for value in (item for item in advancing if item.home <= depth):
             step = value.strides[depth]
             if len(value.strides) > depth + 1:
                 # the loop inside has already advanced it by all of its passes

@@ -12,6 +12,7 @@ from escc.backend_sim.lowering.streams import (
     channel_bases,
     coefficient_stream,
     requant_stream,
+    row_nonzeros,
     shared_bases,
     table_stream,
 )
@@ -133,37 +134,49 @@ def _streams(
     """(streams, bases M, density of the coefficients); checks that no sum can overflow."""
     kernels = store[convolve.weight_name("bases")]
     requant = store[op.weight_name("requant")]
-    largest = 128 if x.signed else 255
+    sizes = np.abs(kernels.reshape(kernels.shape[0], -1).astype(np.int64)).sum(axis=1)
     streams = [requant_stream(requant)]
-    density = 1.0
     if combine is None:
         streams.append(channel_bases(kernels))
-        bases = 1
-        sums = np.abs(kernels.reshape(kernels.shape[0], -1).astype(np.int64)).sum(axis=1) * largest
+        bases, density = 1, 1.0
+        sums = sizes * (128 if x.signed else 255)
     else:
         coefficients = store[combine.weight_name("coefficients")]
-        streams += [shared_bases(kernels), coefficient_stream(coefficients, arch.chunk)]
+        nonzeros = row_nonzeros(coefficients)
+        streams += [shared_bases(kernels), coefficient_stream(coefficients, nonzeros, arch.chunk)]
         bases = int(kernels.shape[0])
-        size = max(coefficients.size, 1)
-        density = float(np.count_nonzero(coefficients)) / size
-        bounds = _combination_bounds(coefficients, x.signed)
-        _check_width(op, bounds, arch)
-        sums = bounds @ np.abs(kernels.reshape(bases, -1).astype(np.int64)).sum(axis=1)
+        density = float(nonzeros.sum()) / max(coefficients.size, 1)
+        largest, sums = _sum_bounds(coefficients, nonzeros, sizes, x.signed, 1 << (arch.z_bits - 1))
+        _check_width(op, largest, arch)
     _check_accumulator(op, sums, requant)
     if (table := op.symbol("table")) is not None:
         streams.append(table_stream(store[table]))
     return streams, bases, density
 
 
-def _combination_bounds(coefficients: NDArray[Any], signed: bool) -> NDArray[np.int64]:
-    """(K, M) largest |Z| that any input of the map's type can give."""
-    plus = np.count_nonzero(coefficients > 0, axis=1).astype(np.int64)
-    minus = np.count_nonzero(coefficients < 0, axis=1).astype(np.int64)
-    return (
-        np.maximum(plus * 127 + minus * 128, plus * 128 + minus * 127)
-        if signed
-        else np.maximum(plus, minus) * 255
-    )
+def _sum_bounds(
+    coefficients: NDArray[Any],
+    nonzeros: NDArray[np.int64],
+    sizes: NDArray[np.int64],
+    signed: bool,
+    limit: int,
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Numbers (K,) that no |Z|, and no sum, of any input of the map's type exceeds.
+
+    ``sizes``: (M,) sum of |taps| of every basis. Exact for the outputs whose cheap bound, all non-zeros of
+    the output in one combination with the largest basis, does not decide.
+    """
+    largest = nonzeros * (128 if signed else 255)
+    sums = largest * int(sizes.max(initial=0))
+    for row in np.flatnonzero((largest >= limit) | (sums >= 1 << 30)).tolist():
+        plus = np.count_nonzero(coefficients[row] > 0, axis=0)
+        minus = np.count_nonzero(coefficients[row] < 0, axis=0)
+        if signed:
+            exact = np.maximum(plus * 127 + minus * 128, plus * 128 + minus * 127)
+        else:
+            exact = np.maximum(plus, minus) * 255
+        largest[row], sums[row] = exact.max(initial=0), exact @ sizes
+    return largest, sums
 
 
 def _check_width(op: LayerOp, bounds: NDArray[np.int64], arch: Arch) -> None:

@@ -233,6 +233,10 @@ def _concat(op: LayerOp, store: TensorStore, arch: Arch) -> MachineLayer:
     start = 0
     for index, operand in enumerate(operands):
         multiplier, shift = (int(number) for number in rescale[index])
+        smallest, largest = map_type(operand.value, op).limits
+        if not multiplier and not low <= smallest <= largest <= high:
+            # a plain copy does not clamp; times 2^30 / 2^30 does
+            multiplier, shift = 1 << 30, 30
         registers = _copy_registers(multiplier, shift, low, high, _flags(op, operand))
         stop = start + operand.shape[2]
         parts.append(Part("vec_copy", start, stop, (Read(index, "a"),), registers))

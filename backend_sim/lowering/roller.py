@@ -124,22 +124,23 @@ class _Row:
 
     def roll(self, period: int) -> bool:
         """Replace runs that repeat with ``period`` nodes; True when there was one."""
-        found = False
-        # right to left, so that replacing leaves the positions before it alone
-        for start, length in reversed(_runs(self._steady(period))):
-            if length < period:
+        loops: list[tuple[int, int, Loop]] = []
+        taken = 0
+        for first, length in _runs(self._steady(period)):
+            # a loop reaches two periods further than its steady run, perhaps into the next one
+            start = max(first, taken)
+            if first + length - start < period:
                 continue
-            repeats = length // period + 2
-            loop = _loop(
-                self.nodes[start : start + period], self.nodes[start + period : start + 2 * period], repeats
-            )
-            if loop is None:
-                continue
-            stop = start + repeats * period
+            repeats = (first + length - start) // period + 2
+            middle = start + period
+            loop = _loop(self.nodes[start:middle], self.nodes[middle : middle + period], repeats)
+            if loop is not None:
+                taken = start + repeats * period
+                loops.append((start, taken, loop))
+        for start, stop, loop in reversed(loops):
             self.nodes[start:stop] = [loop]
             self.marks = np.concatenate([self.marks[:start], [self._kind(loop)], self.marks[stop:]])
-            found = True
-        return found
+        return bool(loops)
 
     def _steady(self, period: int) -> NDArray[np.bool_]:
         """Entry i: nodes i, i + period and i + 2 * period are alike and advance by equal steps."""

@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from escc.backend_sim.lowering.layers import Stream
-from escc.isa.sparsemap import encode_row_streams, row_stream_sizes
+from escc.isa.sparsemap import encode_row_streams
 
 Array = NDArray[Any]
 RECORD_BYTES = 9
 
 
-def coefficient_stream(coefficients: Array, chunk: int) -> Stream:
-    """Row streams of ternary coefficients (K, C, M)."""
-    offsets = np.concatenate([[0], np.cumsum(row_stream_sizes(coefficients))]).astype(np.int64)
+def row_nonzeros(coefficients: Array) -> NDArray[np.int64]:
+    """(K,) non-zeros of every output channel. Row by row: numpy counts along an axis ten times slower."""
+    rows = np.ascontiguousarray(coefficients).reshape(len(coefficients), -1)
+    return np.fromiter((np.count_nonzero(row) for row in rows), np.int64, len(rows))
+
+
+def coefficient_stream(coefficients: Array, nonzeros: NDArray[np.int64], chunk: int) -> Stream:
+    """Row streams of ternary coefficients (K, C, M): C * M mask bits and a sign bit per non-zero, in whole
+    bytes; ``nonzeros`` (K,) as from `row_nonzeros`."""
+    sizes = (math.prod(coefficients.shape[1:]) + nonzeros + 7) // 8
+    offsets = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
 
     def encode(first: int, stop: int) -> NDArray[np.uint8]:
         return encode_row_streams(coefficients[first:stop], chunk)

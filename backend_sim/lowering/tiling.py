@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Literal
 
 from escc.backend_sim.lowering.allocator import align
@@ -48,12 +49,12 @@ class Tiling:
     dram_bytes: float
     cost: float
 
-    @property
+    @cached_property
     def sizes(self) -> list[int]:
         """Sizes of all buffers in order."""
         return [size for _, sizes in self.buffers for size in sizes]
 
-    @property
+    @cached_property
     def need(self) -> int:
         """SRAM bytes of all buffers."""
         return sum(align(size) for size in self.sizes)
