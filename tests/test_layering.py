@@ -42,13 +42,14 @@ LAYERS = {
     "escc.ir": Layer(("escc.isa.arch",), ("numpy", "safetensors")),
     "escc.ir.xdsl": Layer((), ("xdsl",)),
     "escc.frontend": Layer(("escc.ir",), ("numpy", "torch", "safetensors")),
-    "escc.passes": Layer(("escc.ir", "escc.isa.arch"), ("numpy",)),
+    # calibration runs the network, on torch
+    "escc.passes": Layer(("escc.ir", "escc.isa.arch"), ("numpy", "torch")),
     "escc.passes.math": Layer((), ("numpy",)),
     "escc.passes.reference": Layer(("escc.ir", "escc.passes.math"), ("numpy", "torch")),
     "escc.backend_sim.lowering": Layer(("escc.ir", "escc.isa"), ("numpy",)),
     "escc.backend_sim.simulator": Layer(("escc.isa",), ("numpy",)),
     # what ties the layers together: the command line and the compile driver
-    "escc": Layer(("escc",), ("click", "rich", "numpy", "torch")),
+    "escc": Layer(("escc",), ("click", "rich", "numpy", "torch", "safetensors")),
 }
 
 

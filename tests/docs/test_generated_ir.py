@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from escc.ir.reference_page import render_ir, render_passes
+from escc.reference_pages import render_ir, render_passes
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 

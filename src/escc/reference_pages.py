@@ -7,6 +7,7 @@ import inspect
 import typing
 from collections.abc import Iterable
 
+from escc.driver import default_pipeline
 from escc.ir.base import LayerOp
 from escc.ir.escalate import ESCALATE
 from escc.ir.nn import NN
@@ -99,8 +100,6 @@ def _pass(kind: type[Pass]) -> list[str]:
 
 def render_passes() -> str:
     """The page ``docs/passes.md``: the passes that come with escc, in pipeline order."""
-    from escc.driver import default_pipeline
-
     ours = [name for name in pass_names() if pass_class(name).__module__.startswith("escc.")]
     order = [item.name for item in default_pipeline()]
     names = order + [name for name in ours if name not in order]
