@@ -47,7 +47,7 @@ def load_images(
 
     Args:
         source: a ``.npy`` or ``.npz`` array (N, C, H, W), (N, H, W, C) or (N, H, W); an idx file, plain or
-            gzipped; a CIFAR-10 binary batch; a picture, or a folder of them (resized and cropped, needs Pillow).
+            gzipped; a CIFAR-10 binary batch; a picture or a folder of them (scaled and cut, needs Pillow).
         shape: (C, H, W) of the network's input.
         limit: how many images at most, from the first on.
         mean, std: per channel, applied to images in 0..1.

@@ -19,7 +19,7 @@ from escc.frontend.operators import REASONS, find_rule, in_place_is_safe, is_in_
 from escc.frontend.translation import Call, Constant, Map, Shape, Unsupported, batch_shape
 from escc.ir.base import make_location, tensor_type
 from escc.ir.module import Module, Port
-from escc.ir.nn import Pad
+from escc.ir.nn import AdaptiveAvgPool
 from escc.ir.store import TensorStore
 from escc.ir.xdsl import LocationAttr, TypeAttribute
 
@@ -74,7 +74,7 @@ class UnsupportedOperatorsError(EsccError):
 
 
 def is_importable(exported: ExportedProgram) -> bool:
-    """Whether every call has a rule as it stands, so that torch's slow rewriting of the graph can be left out."""
+    """Whether every call has a rule as it stands: then torch's slow rewriting of the graph is left out."""
     for node in exported.graph.nodes:
         if node.op == "call_function" and _gives_tensors(node) and operator_name(node.target) != "getitem":
             in_place = is_in_place(node.target)
@@ -107,6 +107,14 @@ def inspect_exported(exported: ExportedProgram) -> list[OperatorUse]:
     walk = _Importer(exported)
     walk.run()
     return walk.uses
+
+
+class _Blocked(Unsupported):
+    """An argument comes from a call that was refused: nothing can be said about this one."""
+
+
+_BLOCKED = object()
+"""Stands for the result of a refused call that has no shape to go on with."""
 
 
 class _Importer:
@@ -192,6 +200,10 @@ class _Importer:
                 node, self._arguments(node), self._shape(node), location, self.module.body, self.store
             )
             self.values[node] = rule.translate(call)
+        except _Blocked:
+            becomes = rule.becomes if rule else ""
+            self.uses.append(OperatorUse(f"aten.{name}", True, becomes, "", path, source))
+            self.values[node] = self._stand_in(node)
         except Unsupported as error:
             self._refuse(node, str(error))
         except EsccError as error:
@@ -213,18 +225,18 @@ class _Importer:
             return tuple(self._stand_in_for(item) for item in cast("Sequence[Any]", value))
         return self._stand_in_for(value)
 
-    def _stand_in_for(self, value: Any) -> Map | None:
+    def _stand_in_for(self, value: Any) -> Any:
         try:
             shape = self._fixed_shape(value)
         except Unsupported:
-            return None
+            return _BLOCKED
         channels, height, width = shape if len(shape) == 3 else (math.prod(shape), 1, 1)
         if min(channels, height, width) < 1:
-            return None
+            return _BLOCKED
         block = self.module.body
         # never part of a finished module: a walk with refusals is thrown away
-        stand_in = Pad.make(
-            [block.args[0]], tensor_type(height, width, channels), padding=(0, 0, 0, 0), channels=(0, 0)
+        stand_in = AdaptiveAvgPool.make(
+            [block.args[0]], tensor_type(height, width, channels), size=(height, width)
         )
         block.add_op(stand_in)
         return Map(stand_in.out, shape)
@@ -249,6 +261,8 @@ class _Importer:
 
         if isinstance(given, Node):
             value = self.values.get(given)
+            if value is _BLOCKED:
+                raise _Blocked
             if value is None and _gives_tensors(given):
                 raise Unsupported(f"its input '{given.name}' is of a kind that escc does not follow")
             return given if value is None else value

@@ -202,7 +202,18 @@ def subtract(call: Call) -> Map:
     """aten.sub of a constant per channel."""
     if call.number("alpha") != 1:
         raise Unsupported("alpha that is not 1")
+    return _difference(call, *_unlike(call))
+
+
+def subtract_from(call: Call) -> Map:
+    """aten.rsub: a constant per channel minus a map."""
+    if call.number("alpha") != 1:
+        raise Unsupported("alpha that is not 1")
     a, b, swapped = _unlike(call)
+    return _difference(call, a, b, not swapped)
+
+
+def _difference(call: Call, a: Map, b: Any, swapped: bool) -> Map:
     if isinstance(b, Map):
         raise Unsupported("a difference of two maps")
     if swapped:
@@ -409,6 +420,8 @@ RULES: dict[str, Rule] = {
     "add.Scalar": _ADD,
     "sub.Tensor": Rule(subtract, "nn.batch_norm"),
     "sub.Scalar": Rule(subtract, "nn.batch_norm"),
+    "rsub.Tensor": Rule(subtract_from, "nn.batch_norm"),
+    "rsub.Scalar": Rule(subtract_from, "nn.batch_norm"),
     "mul.Tensor": _MUL,
     "mul.Scalar": _MUL,
     "div.Tensor": Rule(divide, "nn.batch_norm"),
@@ -489,6 +502,11 @@ REASONS: dict[str, str] = {
     "_native_batch_norm_legit_functional": "batch norm in training mode; call model.eval() before exporting",
     "_native_batch_norm_legit": "batch norm without stored statistics",
     "conv_transpose2d": "transposed convolution",
+    "rand": "random numbers",
+    "randn": "random numbers",
+    "rand_like": "random numbers",
+    "randn_like": "random numbers",
+    "bernoulli": "random numbers",
     "conv1d": "one-dimensional convolution; use Conv2d with a kernel of height 1",
     "conv3d": "three-dimensional convolution",
     "upsample_nearest2d": "the machine has no upsampling",

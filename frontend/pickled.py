@@ -117,15 +117,16 @@ def load_pickled(
 
 
 def _reason(error: Exception) -> str:
-    text = first_line(error)
+    """What went wrong, without torch's advice to turn the protection off."""
+    text = str(error)
     if isinstance(error, EOFError):
         return "the file is truncated"
-    if "Unsupported operand" in str(error):
+    if "persistent_load of storage" in text:
+        return "it is a whole module in the format from before torch 1.6; save it again with a newer torch"
+    if "Unsupported operand" in text:
         return "it was written with an unusual pickle protocol; save it with torch.save's own"
-    # torch's advice to turn the protection off has no place in our message
-    return (
-        re.split(r"\. ?\(1\)|Re-running|Please file|WeightsUnpickler error:? ?$", text)[0].strip(" .") or text
-    )
+    found = re.search(r"WeightsUnpickler error: *(\S[^\n]*)", text)
+    return found[1].strip() if found else first_line(error)
 
 
 def find_globals(data: bytes) -> list[tuple[str, str]]:

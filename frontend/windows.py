@@ -232,7 +232,7 @@ def uniform_window(size: int, count: int) -> tuple[int, int] | None:
     windows = [(i * size // count, -(-(i + 1) * size // count)) for i in range(count)]
     lengths = {end - start for start, end in windows}
     steps = {after[0] - before[0] for before, after in itertools.pairwise(windows)}
-    if len(lengths) != 1 or len(steps) > 1:
+    if len(lengths) != 1 or len(steps) > 1 or 0 in steps:
         return None
     return lengths.pop(), steps.pop() if steps else size
 

@@ -47,12 +47,8 @@ ZOO: dict[str, ZooEntry] = {
     "resnet18_cifar": ZooEntry("cifar", "resnet18", {}, CIFAR, 10, "kuangliu/pytorch-cifar"),
     "vgg16_cifar": ZooEntry("vgg", "vgg16_cifar", {}, CIFAR, 10, "kuangliu/pytorch-cifar"),
     "resnet18": ZooEntry("resnet", "resnet", {"layers": (2, 2, 2, 2)}, IMAGENET, 1000, "torchvision"),
-    "resnet34": ZooEntry("resnet", "resnet", {"layers": (3, 4, 6, 3)}, IMAGENET, 1000, "torchvision"),
     "resnet50": ZooEntry(
         "resnet", "resnet", {"layers": (3, 4, 6, 3), "bottleneck": True}, IMAGENET, 1000, "torchvision"
-    ),
-    "resnet152": ZooEntry(
-        "resnet", "resnet", {"layers": (3, 8, 36, 3), "bottleneck": True}, IMAGENET, 1000, "torchvision"
     ),
     "vgg16_bn": ZooEntry("vgg", "vgg16_bn", {}, IMAGENET, 1000, "torchvision"),
     "mobilenet_v2": ZooEntry("mobilenet", "mobilenet_v2", {}, IMAGENET, 1000, "torchvision"),
