@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from escc.driver import CompileOptions, compile
     from escc.errors import EsccError
+    from escc.frontend.capture import save
     from escc.ir.module import Module
     from escc.ir.passes import Pass, PassContext, parse_pipeline, pass_names, run_pipeline
     from escc.isa.arch import Arch
@@ -33,6 +34,7 @@ _HOME = {
     "parse_pipeline": "escc.ir.passes",
     "pass_names": "escc.ir.passes",
     "run_pipeline": "escc.ir.passes",
+    "save": "escc.frontend.capture",
 }
 
 __all__ = [
@@ -49,6 +51,7 @@ __all__ = [
     "parse_pipeline",
     "pass_names",
     "run_pipeline",
+    "save",
 ]
 
 
