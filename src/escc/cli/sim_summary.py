@@ -57,16 +57,6 @@ def _layer_table(timed: TimedResult) -> Table:
         table.add_column(name, justify="right", no_wrap=True)
     for layer in timed.layers:
         row = layer.row("energy")
-        parts = {
-            part: sum(
-                float(v) for k, v in row.items() if k.startswith(f"{part}_") and k.endswith("_row_cycles")
-            )
-            for part in ("lc", "mac")
-        }
-        busy = [
-            f"{float(row[f'{part}_busy_row_cycles']) / parts[part]:.0%}" if parts[part] else ""
-            for part in ("lc", "mac")
-        ]
         densities = [layer.density(what) for what in ("activations", "coefficients")]
         moved = float(row["dram_read_bytes"]) + float(row["dram_write_bytes"])
         table.add_row(

@@ -103,7 +103,9 @@ def test_float_form_equals_the_definition_around_every_boundary(
     shift: int, finish: Finish, signed: bool
 ) -> None:
     """Sums on both sides of every rounding boundary of the 8-bit range, and the largest ones."""
-    records = np.array([[bias, m, shift] for bias, m in product((0, 7, -70000, (1 << 30) + 12345), EDGE_MULTIPLIERS)])
+    records = np.array(
+        [[bias, m, shift] for bias, m in product((0, 7, -70000, (1 << 30) + 12345), EDGE_MULTIPLIERS)]
+    )
     acc = np.zeros((len(records), 2 * 24 + 4), np.int64)
     for k, (bias, m, _) in enumerate(records.tolist()):
         targets = [0, 1, 2, 99, 100, 127, 128, 199, 254, 255, 256, 300]
