@@ -36,7 +36,7 @@ Images = NDArray[Any] | Sequence[NDArray[Any]]
 
 _FLOAT32_EXACT = 2**24
 _FLOAT64_EXACT = 2**53
-_CHUNK_VALUES = 2**20
+_CHUNK_VALUES = 2**18
 
 
 def evaluate_integer(module: Module, x: Images, visit: Visit | None = None) -> list[NDArray[Any]]:
@@ -217,14 +217,15 @@ def exact_requantize(bias: Rows, multiplier: Rows, shift: Rows, needed: int) -> 
     Returns:
         A function from integers (N, K, H, W) to float64 integers of the same shape.
 
-    In double precision the factor m / 2**s is nudged up by 2**-51 of itself, so that the product lies between
-    p * (1 + 2**-52) and p * (1 + 2**-50), p the true value. Ties (k + 1/2) thus always fall to the side away
-    from zero. Every other p lies at least 2**-s from a tie, as a multiple of 2**-s, so it cannot cross one
-    while ``needed * 2**-50 <= 2**-s``. Channels with a larger shift take 64-bit integers instead.
+    In double precision the factor m / 2**s is replaced by the next larger number. The product then lies above
+    the true value p, rounding included, by less than 1.51 * 2**-52 of it; so ties (k + 1/2) fall to the side
+    away from zero. Every other p is a multiple of 2**-s and at least that far from a tie, so it cannot cross
+    one while 1.51 * 2**-52 * needed <= 2**-s. Channels with a larger shift take 64-bit integers instead.
     """
     rows = [np.atleast_1d(np.asarray(item, np.int64)) for item in (bias, multiplier, shift)]
-    limit = max(0, 50 - (needed + 1).bit_length())
-    factors = torch.from_numpy(np.ldexp(rows[1].astype(np.float64), -rows[2]) * (1.0 + 2.0**-51))
+    limit = max(0, math.floor(52 - math.log2(1.51 * needed)))
+    factors = np.ldexp(rows[1].astype(np.float64), -rows[2])
+    factors = torch.from_numpy(np.nextafter(factors, np.where(factors > 0, np.inf, 0.0)))
     biases = torch.from_numpy(rows[0].astype(np.float64))[:, None, None]
     factors = factors[:, None, None]
     slow = np.flatnonzero((rows[2] > limit) & (rows[1] > 0))
