@@ -142,7 +142,7 @@ def _frontier(found: list[Tiling]) -> list[Tiling]:
 def _row_options(layer: MachineLayer) -> list[int]:
     height = layer.shape[0]
     counts = [n for n in (*range(1, 9), 10, 12, 14, 16, 20, 24, 28, 32, 40, 48, 56, 64) if n < height]
-    return sorted({-(-height // n) for n in (*counts, height)}, reverse=True)
+    return sorted({-(-height // n) for n in (*counts, height)})
 
 
 def _channel_options(layer: MachineLayer) -> list[int]:
@@ -156,10 +156,11 @@ def _channel_options(layer: MachineLayer) -> list[int]:
 
 
 def _small_channel_options(layer: MachineLayer, arch: Arch) -> list[int]:
-    """Channel tiles below 64: whole groups of array rows first, then down to the smallest one."""
-    limit = min(CHANNEL_TILE, layer.outs)
-    sizes = {n * arch.rows for n in range(1, limit // arch.rows + 1)} | {1, 2, 4}
-    return sorted({size * layer.unit for size in sizes if size * layer.unit <= layer.outs}, reverse=True)
+    """Channel tiles below 64: whole groups of array rows where possible, down to the smallest one."""
+    limit = min(CHANNEL_TILE, layer.outs // layer.unit)
+    shares = {-(-limit // n) for n in (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, limit)}
+    sizes = {size // arch.rows * arch.rows or size for size in shares}
+    return sorted({size * layer.unit for size in sizes}, reverse=True)
 
 
 def _tilings_of(
@@ -171,6 +172,7 @@ def _tilings_of(
         orders: tuple[Order, ...] = (
             ("channels", "rows") if min(channel_count, row_count) > 1 else ("channels",)
         )
+        smallest = 0
         for order in orders:
             single: set[str] = set()
             while True:
@@ -181,6 +183,10 @@ def _tilings_of(
                     break
                 # give up double buffering one role at a time, outputs first: they cost least
                 single.add(max(doubled, key=lambda role: (role == "out", role != "weights", role)))
+            smallest = tiling.need
+        if smallest > arch.sram_bytes:
+            # more rows need more
+            break
 
 
 def _tiling(
