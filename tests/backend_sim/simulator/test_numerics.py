@@ -54,15 +54,16 @@ def applied(
     """Run a Requantizer on acc (outs, n): one row of the map per sum."""
     outs, count = acc.shape
     requantizer = Requantizer(*records.T.copy())
-    out = np.zeros((1, count, 1, outs), np.int8 if signed else np.uint8)
+    out = np.zeros((1, count, 1, outs), np.uint8)
+    typed = out.view(np.int8) if signed else out
     second = None
     if residual is not None:
         values, multiplier, shift, res_signed = residual
         table = rescale_table(multiplier, shift, res_signed).astype(np.float64)
         second = Residual(values.reshape(1, count, 1, outs), table, int(np.abs(table).max()))
     given_acc = np.ascontiguousarray(acc.T.reshape(1, count, 1, outs), np.float64)
-    requantizer.apply(given_acc, bound, finish, second, out, Workspace())
-    return out[0, :, 0].T
+    requantizer.apply(given_acc, bound, finish, second, typed, Workspace())
+    return typed[0, :, 0].T
 
 
 def expected(

@@ -268,4 +268,4 @@ def test_equals_a_cycle_by_cycle_machine(actions: list[tuple[str, Queue, int]], 
     assert timeline.total.tolist() == [total]
     for sums in timeline.queues.values():
         assert set(sums) == set(CAUSES)
-        assert int(sum(sums.values())[0]) == total
+        assert sum(int(cycles[0]) for cycles in sums.values()) == total
