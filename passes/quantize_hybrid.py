@@ -14,6 +14,7 @@ from escc.ir.base import describe, map_shape, replace_op
 from escc.ir.module import Module
 from escc.ir.passes import Pass, PassContext
 from escc.ir.types import MapType
+from escc.passes.convolutions import ORIGINAL_WEIGHT
 from escc.passes.math.ranges import map_scale, non_negative_values
 from escc.passes.quantize import convolution, elementwise, pooling
 from escc.passes.quantize.rules import RULES, Quantizer
@@ -22,6 +23,9 @@ FAMILIES = (convolution, elementwise, pooling)
 """Modules whose import registers the rules."""
 
 DEFAULT_Z_BITS = 20
+
+CONSUMED = frozenset({"range", "pre_range", ORIGINAL_WEIGHT})
+"""Attributes of float operations that end here; what other passes noted (densities, errors) stays."""
 
 
 @dataclass
@@ -52,7 +56,9 @@ class QuantizeHybrid(Pass):
             context.progress(self.name, index, len(layers))
             if op.name not in RULES:
                 raise EsccError("has no integer form", where=describe(op))
-            replace_op(op, [RULES[op.name](state, op)])
+            new = RULES[op.name](state, op)
+            new.attributes.update({key: op.attributes[key] for key in op.attributes.keys() - CONSUMED})
+            replace_op(op, [new])
         context.progress(self.name, len(layers), len(layers))
         module.drop_unused_arrays()
 

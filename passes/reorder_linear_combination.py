@@ -58,6 +58,7 @@ def _split(module: Module, op: LayerOp, z_bits: int) -> list[LayerOp]:
     sums = SumsType.of(map_shape(op.out))
     new.append(Convolve.make([x], sums, bases=Symbol(op.weight_name("bases")), **geometry))
     result = cast("MapType", op.out.type)
+    new[-1].attributes.update(op.attributes)
     finish: dict[str, Any] = {item: op.value(item) for item in _FINISH}
     table = op.symbol("table")
     new.append(

@@ -20,14 +20,12 @@ from escc.ir.base import LayerOp, describe, map_shape
 from escc.ir.module import Module
 from escc.ir.nn import ConvolutionLike
 from escc.ir.xdsl import SSAValue
+from escc.passes.convolutions import ORIGINAL_WEIGHT
 from escc.passes.reference.float_graph import activate, convolution, input_maps, linear_part
 
 Tensor = torch.Tensor
 Maps = list[Tensor]
 """One map (n, C, H, W) per batch of images."""
-
-ORIGINAL_WEIGHT = "original_weight"
-"""Discardable attribute: the weight (K, C/groups, R, S) in the store that a compressed layer had before."""
 
 _FLOAT_BYTES = 4
 
