@@ -502,6 +502,7 @@ REASONS: dict[str, str] = {
     "_native_batch_norm_legit_functional": "batch norm in training mode; call model.eval() before exporting",
     "_native_batch_norm_legit": "batch norm without stored statistics",
     "conv_transpose2d": "transposed convolution",
+    "reciprocal": "a division by something computed from the input",
     "rand": "random numbers",
     "randn": "random numbers",
     "rand_like": "random numbers",

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
-from tests.frontend.helpers import Probe, assert_same, imported, names, randomise
+from numpy.typing import NDArray
+from tests.frontend.helpers import Many, Probe, assert_same, fixed_batch, imported, names, probe_of, randomise
 from torch import nn
 
 from escc.frontend.capture import capture
 from escc.frontend.importer import import_exported
 from escc.ir.base import LayerOp, module_path, source_place
 from escc.ir.module import Module
+from escc.passes.reference.float_graph import evaluate
 
 Function = Callable[[Any, Any], Any]
 
@@ -39,13 +43,6 @@ ACTIVATIONS: dict[str, tuple[Function, str]] = {
     "gelu": (lambda p, x: F.gelu(x), "gelu"),
     "elu": (lambda p, x: F.elu(x, 0.7), "elu"),
 }
-
-
-@pytest.mark.parametrize("name", ACTIVATIONS)
-def test_activations(name: str) -> None:
-    function, kind = ACTIVATIONS[name]
-    module = assert_same(Probe(function).eval())
-    assert [op.value("kind") for op in module.layers] == [kind]
 
 
 OPERATORS: dict[str, tuple[Function, list[str]]] = {
@@ -121,12 +118,51 @@ OPERATORS: dict[str, tuple[Function, list[str]]] = {
 }
 
 
-@pytest.mark.parametrize("name", OPERATORS)
-def test_operators(name: str) -> None:
-    function, expected = OPERATORS[name]
+@dataclass
+class Translated:
+    """What became of one probe: its operations, and imported beside torch's outputs."""
+
+    ops: list[LayerOp]
+    outputs: list[tuple[NDArray[Any], torch.Tensor]]
+
+    def assert_same_numbers(self) -> None:
+        for found, expected in self.outputs:
+            assert found.shape == tuple(expected.shape)
+            scale = max(1.0, float(expected.abs().max()))
+            assert float(np.abs(found - expected.numpy()).max()) <= 1e-4 * scale
+
+
+@pytest.fixture(scope="module")
+def translated() -> dict[str, Translated]:
+    """All probes, imported and run together."""
     torch.manual_seed(0)
-    module = assert_same(randomise(Probe(function)))
-    assert names(module) == [f"nn.{op}" for op in expected]
+    functions = {name: entry[0] for name, entry in (ACTIVATIONS | OPERATORS).items()}
+    model = Many(functions)
+    randomise(model)
+    module = import_exported(fixed_batch(model))
+    x = torch.randn(3, 4, 8, 8)
+    found = iter(evaluate(module, x.numpy()))
+    result: dict[str, Translated] = {}
+    for name, probe in model.probes.items():
+        with torch.no_grad():
+            outputs = probe(x.clone())
+        expected = list(outputs) if isinstance(outputs, tuple | list) else [outputs]
+        ops = [op for op in module.layers if probe_of(module_path(op)) == name]
+        result[name] = Translated(ops, [(next(found), tensor) for tensor in expected])
+    assert next(found, None) is None
+    return result
+
+
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_activations(name: str, translated: dict[str, Translated]) -> None:
+    translated[name].assert_same_numbers()
+    assert [op.value("kind") for op in translated[name].ops] == [ACTIVATIONS[name][1]]
+
+
+@pytest.mark.parametrize("name", OPERATORS)
+def test_operators(name: str, translated: dict[str, Translated]) -> None:
+    translated[name].assert_same_numbers()
+    assert [op.name for op in translated[name].ops] == [f"nn.{op}" for op in OPERATORS[name][1]]
 
 
 IN_PLACE: dict[str, Function] = {
@@ -335,8 +371,6 @@ class TwoInputs(nn.Module):
 
 
 def test_two_inputs() -> None:
-    from escc.passes.reference.float_graph import evaluate
-
     model = TwoInputs().eval()
     example = (torch.randn(3, 3, 6, 6), torch.randn(3, 4))
     module = import_exported(capture(model, example=example))
