@@ -32,7 +32,6 @@ Images = npt.NDArray[Any]
 
 BATCH_IMAGES = 16
 BATCH_BYTES = 256 << 20
-WORKERS = 2
 
 
 def simulate(
@@ -42,7 +41,7 @@ def simulate(
     timing_images: int | None = 1,
     energy_table: EnergyTable | str | os.PathLike[str] | None = None,
     arch: Arch | None = None,
-    workers: int | None = None,
+    workers: int = 1,
     check: bool = True,
     progress: Progress | None = None,
 ) -> SimResult:
@@ -54,8 +53,8 @@ def simulate(
         timing_images: how many images, from the first on, get cycles and energy; None or 0: none.
         energy_table: a table, the name of a shipped one, or a file; ``horowitz45`` by default.
         arch: another clock or DRAM than the program was compiled for; the rest must be the same.
-        workers: threads that run images which are not timed; 2 by default. More than one pays where BLAS has
-            one thread (OPENBLAS_NUM_THREADS=1).
+        workers: threads that run images which are not timed. More than one pays only for large maps (small
+            ones spend their time handing Python's lock around), and with OPENBLAS_NUM_THREADS=1.
         check: verify the program first (bounds, races between the queues, ...).
         progress: told how far the work is.
 
@@ -74,7 +73,7 @@ def simulate(
     if timed_count:
         table = energy_table if isinstance(energy_table, EnergyTable) else EnergyTable.load(energy_table)
         timed = run.timed(timed_count, table)
-    run.functional(timed_count, WORKERS if workers is None else workers)
+    run.functional(timed_count, workers)
     return SimResult(run.outputs, program.outputs, timed, time.perf_counter() - started)
 
 

@@ -53,7 +53,11 @@ if TYPE_CHECKING:
 @click.option("--trace", type=click.Path(dir_okay=False), help="Write a timeline for chrome://tracing.")
 @click.option("--seed", default=0, show_default=True, type=int, help="Seed of the random images.")
 @click.option(
-    "--workers", type=click.IntRange(1), help="Threads for images that are not timed.", show_default="2"
+    "--workers",
+    default=1,
+    show_default=True,
+    type=click.IntRange(1),
+    help="Threads for images that are not timed; more than one pays for large maps.",
 )
 @click.pass_context
 def sim_command(
@@ -74,7 +78,7 @@ def sim_command(
     json_file: str | None,
     trace: str | None,
     seed: int,
-    workers: int | None,
+    workers: int,
 ) -> None:
     """Run PROGRAM: its outputs for every image, cycles and energy for the first few."""
     if functional and (energy_table or trace or clock_mhz or dram_gbps or dram_latency is not None):
