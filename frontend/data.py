@@ -197,11 +197,11 @@ def _read_pictures(path: Path, shape: tuple[int, int, int], limit: int | None) -
     channels, height, width = shape
     if channels not in (1, 3):
         raise EsccError(f"pictures have 1 or 3 channels, the network takes {channels}", where=str(path))
+    files = _picture_files(path, limit) if path.is_dir() else [path]
     try:
         pillow: Any = importlib.import_module("PIL.Image")
     except ImportError:
         raise EsccError("reading pictures needs Pillow (pip install pillow)", where=str(path)) from None
-    files = _picture_files(path, limit) if path.is_dir() else [path]
     result = np.empty((len(files), channels, height, width), dtype=np.uint8)
     for index, file in enumerate(files):
         try:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import gzip
 import struct
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from PIL import Image
 from tests.frontend.attacks import Touch
 
 from escc.errors import EsccError
@@ -74,16 +76,22 @@ def test_normalisation(tmp_path: Path) -> None:
 
 
 def test_pictures(tmp_path: Path) -> None:
-    pillow = pytest.importorskip("PIL.Image")
     for name, colour in (("b/1.png", (255, 0, 51)), ("a/2.png", (0, 255, 102))):
         (tmp_path / name).parent.mkdir()
-        pillow.new("RGB", (12, 8), colour).save(tmp_path / name)
+        Image.new("RGB", (12, 8), colour).save(tmp_path / name)
     images = load_images(tmp_path, SHAPE)
     np.testing.assert_allclose(images[:, :, 2, 2], [[0, 1, 0.4], [1, 0, 0.2]], atol=1e-6)
     np.testing.assert_array_equal(load_labels(tmp_path), [0, 1])
     assert load_images(tmp_path / "a" / "2.png", (1, 9, 9)).shape == (1, 1, 9, 9)
     (tmp_path / "a" / "3.png").write_bytes(b"\x89PNG damaged")
     with pytest.raises(EsccError, match="cannot read the picture"):
+        load_images(tmp_path, SHAPE)
+
+
+def test_pictures_without_pillow_are_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Image.new("L", (8, 8)).save(tmp_path / "a.png")
+    monkeypatch.setitem(sys.modules, "PIL.Image", None)
+    with pytest.raises(EsccError, match="needs Pillow"):
         load_images(tmp_path, SHAPE)
 
 
@@ -143,8 +151,6 @@ WRONG: dict[str, tuple[Callable[[Path], object], str]] = {
 
 @pytest.mark.parametrize("name", WRONG)
 def test_what_does_not_fit_is_one_line(name: str, tmp_path: Path) -> None:
-    if name == "empty folder":
-        pytest.importorskip("PIL.Image")
     write, message = WRONG[name]
     write(tmp_path / "x")
     with pytest.raises(EsccError, match=message) as caught:
