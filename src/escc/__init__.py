@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import os
 
+    from escc.backend_sim.simulator import simulate
     from escc.driver import CompileOptions, compile
     from escc.errors import EsccError
     from escc.frontend.capture import save
@@ -35,6 +36,7 @@ _HOME = {
     "pass_names": "escc.ir.passes",
     "run_pipeline": "escc.ir.passes",
     "save": "escc.frontend.capture",
+    "simulate": "escc.backend_sim.simulator",
 }
 
 __all__ = [
@@ -52,6 +54,7 @@ __all__ = [
     "pass_names",
     "run_pipeline",
     "save",
+    "simulate",
 ]
 
 
