@@ -13,8 +13,8 @@ from escc.backend_sim.lowering.layers import MachineLayer, Window
 from escc.isa.arch import Arch
 
 ACTIVATION_DENSITY = 0.5
-CONCENTRATION_LOSS = 1.3
-"""Cycles of the window policy over matches / lanes, typical."""
+SPREAD = 1.2
+"""Bases and rows wait for the slowest of them: cycles over the mean, in square roots of the mean."""
 MAX_BANDS = 64
 
 
@@ -91,10 +91,17 @@ class CostModel:
             return 1.0, self._multiplications(ACTIVATION_DENSITY)
         if work.form == "dense":
             return chunks * max(1.0, active / arch.units), chunks * self._multiplications(active)
-        matches = active * work.density
-        issue = max(1.0, CONCENTRATION_LOSS * matches / arch.lanes)
+        issue = self._issue(active, active * work.density)
         filled = work.bases * (1 - (1 - min(work.density * ACTIVATION_DENSITY, 1.0)) ** channels)
         return chunks * -(-work.bases // arch.units) * issue, self._multiplications(filled)
+
+    def _issue(self, active: float, matches: float) -> float:
+        """Cycles that the combination of one basis takes on an entry of ``active`` non-zero activations."""
+        lanes = self.arch.lanes
+        vectors = ceil(active / lanes) * (1 - (1 - matches / max(active, 1.0)) ** lanes)
+        reach = {"none": 1, "window": 1 + self.arch.look_ahead}.get(self.arch.policy)
+        mean = max(matches / lanes, vectors / reach if reach else 0.0)
+        return max(1.0, mean + SPREAD * mean**0.5)
 
     def _multiplications(self, values: float) -> float:
         """Mean MAC cycles of ``values`` pushed values over the phases of the stride."""

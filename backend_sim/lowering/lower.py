@@ -32,13 +32,14 @@ from escc.isa.maps import MapDescriptor
 from escc.isa.program import Program
 
 
-def lower(module: Module, arch: Arch, *, rolled: bool = True) -> Program:
+def lower(module: Module, arch: Arch, *, rolled: bool = True, prefetch: bool = True) -> Program:
     """The program of a module that plan-memory and schedule have run on.
 
     Args:
         module: a module with the fact "scheduled".
         arch: the machine it was scheduled for.
         rolled: False writes every instruction out instead of using hardware loops.
+        prefetch: False leaves every load right before its use.
 
     Raises:
         EsccError: the module is not scheduled, or not for this machine.
@@ -54,7 +55,9 @@ def lower(module: Module, arch: Arch, *, rolled: bool = True) -> Program:
     for index, assignment in enumerate(assignments):
         sequence += Emitter(index, assignment, data[index], homes, arch).run()
     check_inside(sequence, arch.sram_bytes, [layer.name for layer in layers])
-    code, origins = generate(synchronise(hoist_loads(sequence)), rolled=rolled)
+    if prefetch:
+        sequence = hoist_loads(sequence)
+    code, origins = generate(synchronise(sequence), rolled=rolled)
     ends = [home.address + home.size for home in homes.values() if not home.sram]
     return Program(
         arch=arch,

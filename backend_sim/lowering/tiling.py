@@ -250,8 +250,11 @@ def _tiling(
     full = model.tile(rows, outs)
     compute = _all_tiles(layer, model, rows, outs)
     dma = model.transfer(total, transfers)
-    cycles = max(compute + serial, dma) + head / model.arch.bytes_per_cycle
-    return Tiling(rows, outs, order, full.bands, tuple(buffers), cycles, total, cycles + 0.05 * dma)
+    # what is not double buffered takes turns with the computation
+    cycles = serial + max(compute, dma - serial) + head / model.arch.bytes_per_cycle
+    return Tiling(
+        rows, outs, order, full.bands, tuple(buffers), cycles, total, cycles + 0.05 * (dma + compute + serial)
+    )
 
 
 def _all_tiles(layer: MachineLayer, model: CostModel, rows: int, outs: int) -> float:
