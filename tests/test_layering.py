@@ -44,8 +44,9 @@ LAYERS = {
     "escc.frontend": Layer(("escc.ir",), ("numpy", "torch", "safetensors")),
     # calibration runs the network, on torch
     "escc.passes": Layer(("escc.ir", "escc.isa.arch"), ("numpy", "torch")),
-    "escc.passes.math": Layer((), ("numpy",)),
-    "escc.passes.reference": Layer(("escc.ir", "escc.passes.math"), ("numpy", "torch")),
+    # pure functions on arrays: of the IR they know only tables of numbers
+    "escc.passes.math": Layer(("escc.ir.activations",), ("numpy",)),
+    "escc.passes.reference": Layer(("escc.ir", "escc.passes"), ("numpy", "torch")),
     "escc.backend_sim.lowering": Layer(("escc.ir", "escc.isa"), ("numpy",)),
     "escc.backend_sim.simulator": Layer(("escc.isa",), ("numpy",)),
     # what ties the layers together: the command line and the compile driver
