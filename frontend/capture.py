@@ -43,7 +43,12 @@ def capture(
     """
     from torch.export import ExportedProgram
 
-    exported = model if isinstance(model, ExportedProgram) else _export(model, example, input_shape)
+    if isinstance(model, ExportedProgram):
+        exported = model
+        if input_shape is not None:
+            _check_shape(model, input_shape)
+    else:
+        exported = _export(model, example, input_shape)
     if is_importable(exported):
         return exported
     with quiet_torch(), warnings.catch_warnings():
@@ -52,6 +57,17 @@ def capture(
             return exported.run_decompositions({})
         except Exception as error:  # whatever torch makes of an unusual graph
             raise EsccError(f"torch cannot simplify the exported graph: {first_line(error)}") from None
+
+
+def _check_shape(exported: ExportedProgram, input_shape: Sequence[int]) -> None:
+    """Raise unless an exported program takes images of the given (C, H, W)."""
+    wanted = set(exported.graph_signature.user_inputs)
+    for node in exported.graph.find_nodes(op="placeholder"):
+        if node.name in wanted:
+            own: list[Any] = list(node.meta["val"].shape)[1:]
+            if all(isinstance(size, int) for size in own) and own != list(input_shape):
+                raise EsccError(f"the exported program takes {tuple(own)}, not {tuple(input_shape)}")
+            return
 
 
 def save(model: nn.Module, example: Tensor | Sequence[Tensor], path: str | os.PathLike[str]) -> None:

@@ -159,5 +159,6 @@ def _with_factory(tensors: dict[str, Tensor], path: Path, factory: str | None, k
         raise EsccError(f"holds {len(tensors)} tensors but no network", where=str(path), hint=hint)
     module = make_module(factory)
     load_state(module, tensors, path, factory)
+    module.eval()  # a state dictionary knows no mode: nothing to warn about
     shape = _zoo_shape(factory, module) if factory.startswith(ZOO_PREFIX) else None
     return LoadedModel(module, f"{kind} in {factory}", str(path), shape)

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from torch import nn
 
 MAX_PICKLE_BYTES = 256 << 20
+LEGACY_PICKLES = 5
+"""A file from before torch 1.6 starts with magic number, protocol, system facts, the object, storage keys."""
 
 LAYERS = {
     "container": "Sequential ModuleList ModuleDict",
@@ -95,7 +97,8 @@ def load_pickled(
             pickles = stream.read(MAX_PICKLE_BYTES)
     known = {**layer_classes(), **allowed}
     if not unsafe:
-        _check_globals(path, find_globals(pickles), known)
+        count = 1 if kind is FileKind.TORCH_ZIP else LEGACY_PICKLES
+        _check_globals(path, find_globals(pickles, count), known)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -129,12 +132,12 @@ def _reason(error: Exception) -> str:
     return found[1].strip() if found else first_line(error)
 
 
-def find_globals(data: bytes) -> list[tuple[str, str]]:
-    """Every (module, name) that the pickles in ``data`` would import, in order, found without unpickling."""
+def find_globals(data: bytes, count: int) -> list[tuple[str, str]]:
+    """Every (module, name) the first ``count`` pickles in ``data`` would import; nothing is unpickled."""
     found: dict[tuple[str, str], None] = {}
     stream = io.BytesIO(data)
     try:
-        while stream.tell() < len(data) and stream.getbuffer()[stream.tell()] == 0x80:
+        for _ in range(count):
             strings: list[str] = []
             for opcode, argument, _position in pickletools.genops(stream):
                 if isinstance(argument, str) and opcode.name != "GLOBAL":

@@ -68,6 +68,13 @@ def test_a_model_that_cannot_be_exported_is_one_line_with_the_module(
     assert "\n" not in str(caught.value)
 
 
+def test_an_exported_program_keeps_its_shape() -> None:
+    exported = capture(small().eval(), input_shape=(3, 8, 8))
+    assert capture(exported, input_shape=(3, 8, 8)) is exported
+    with pytest.raises(EsccError, match=r"takes \(3, 8, 8\), not \(3, 9, 9\)"):
+        capture(exported, input_shape=(3, 9, 9))
+
+
 def test_save_and_open(tmp_path: Path) -> None:
     model = small().eval()
     save(model, torch.zeros(1, 3, 8, 8), tmp_path / "m.pt2")
