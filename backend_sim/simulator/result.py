@@ -6,7 +6,6 @@ import csv
 import dataclasses
 import io
 import json
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -112,7 +111,7 @@ class TimedResult:
 
 @dataclass(frozen=True)
 class SimResult:
-    """The result of `escc.backend_sim.simulator.simulate`.
+    """The result of `escc.backend_sim.simulator.runner.simulate`.
 
     ``outputs``: for each output map integers (N, *torch_shape), int8 or uint8. ``timed``: None when nothing
     was timed. ``seconds``: wall-clock time of the simulation.
@@ -272,8 +271,3 @@ def mean(values: npt.NDArray[Any] | None) -> int | float:
         return 0
     value = float(np.mean(values))
     return int(value) if value.is_integer() else round(value, 6)
-
-
-def totals(rows: Iterable[Row], column: str) -> float:
-    """Sum of a numeric column."""
-    return float(sum(float(row[column] or 0) for row in rows))

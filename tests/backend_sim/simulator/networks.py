@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from tests.backend_sim.simulator import oracle
+from tests.backend_sim.simulator.machines import SMALL, records
 
 from escc.isa.arch import Arch
 from escc.isa.builder import CodeBuilder
@@ -14,8 +16,6 @@ from escc.isa.program import MapDescriptor, Program
 from escc.isa.registers import ConvRegisters, DmaRegisters, VecRegisters
 from escc.isa.sequence import expand
 from escc.isa.sparsemap import encode_row_streams
-from tests.backend_sim.simulator import oracle
-from tests.backend_sim.simulator.machines import SMALL, records
 
 BANDS = 2
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from tests.backend_sim.simulator import oracle
+from tests.backend_sim.simulator.machines import SMALL, Layout, records, run_one
 
 from escc.backend_sim.simulator import conv
 from escc.errors import EsccError
 from escc.isa.arch import Arch
 from escc.isa.registers import ConvRegisters
 from escc.isa.sparsemap import encode_row_streams
-from tests.backend_sim.simulator import oracle
-from tests.backend_sim.simulator.machines import SMALL, Layout, records, run_one
 
 FORMS = ("conv_combine", "conv_dense", "conv_depthwise")
 ARCH = SMALL.replace(chunk=8)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from tests.backend_sim.simulator.machines import SMALL, program_of, records
+from tests.backend_sim.simulator.networks import interpret
 
 from escc.backend_sim.simulator import simulate
 from escc.isa.builder import CodeBuilder
 from escc.isa.instructions import Queue
 from escc.isa.program import MapDescriptor, Program
 from escc.isa.registers import ConvRegisters, DmaRegisters
-from tests.backend_sim.simulator.machines import SMALL, program_of, records
-from tests.backend_sim.simulator.networks import interpret
 
 QUANT = records(np.array([[0, 1 << 30, 31], [3, 1 << 30, 32]]))
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from tests.backend_sim.simulator.networks import network
 
 from escc.backend_sim.simulator import EnergyTable, random_images, simulate
 from escc.backend_sim.simulator.energy import shipped_tables
 from escc.backend_sim.simulator.energy.events import COSTS, EVENTS
 from escc.backend_sim.simulator.energy.table import FOLDER
 from escc.errors import EsccError
-from tests.backend_sim.simulator.networks import network
 
 HOROWITZ = (FOLDER / "horowitz45.toml").read_text()
 

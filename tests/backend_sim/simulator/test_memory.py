@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.backend_sim.simulator import oracle
+from tests.backend_sim.simulator.machines import SMALL, program_of, run_program
 
 from escc.backend_sim.simulator.memory import Block, DivergentOperand, Memory
 from escc.backend_sim.simulator.meter import sparse_bytes, transfer_cycles
@@ -14,8 +16,6 @@ from escc.errors import EsccError
 from escc.isa.builder import CodeBuilder
 from escc.isa.registers import DmaRegisters
 from escc.isa.sparsemap import encode_row_streams
-from tests.backend_sim.simulator import oracle
-from tests.backend_sim.simulator.machines import SMALL, program_of, run_program
 
 DATA = bytes(np.random.default_rng(7).integers(0, 256, 200, np.uint8))
 DRAM, SRAM, IMAGES = 320, 160, 3

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.backend_sim.simulator.oracle import rq
 
 from escc.backend_sim.simulator.numerics import Finish, Requantizer, Residual, requantize, rescale_table
 from escc.backend_sim.simulator.workspace import Workspace
-from tests.backend_sim.simulator.oracle import rq
 
 EDGE_SUMS = (0, 1, 2, 3, 255, (1 << 20) + 1, (1 << 24) - 1, (1 << 31) - 1)
 EDGE_MULTIPLIERS = (0, 1 << 30, (1 << 30) + 1, 3 << 29, (1 << 31) - 1, (1 << 31) - 2)

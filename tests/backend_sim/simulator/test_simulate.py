@@ -11,13 +11,13 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from tests.backend_sim.simulator.networks import interpret, network
 
 from escc.backend_sim.simulator import EnergyTable, SimResult, quantize_input, random_images, simulate
 from escc.backend_sim.simulator.energy import COMPONENTS, EVENTS
 from escc.errors import EsccError
 from escc.isa.instructions import Queue
 from escc.isa.program import Program
-from tests.backend_sim.simulator.networks import interpret, network
 
 
 @pytest.fixture(scope="module")

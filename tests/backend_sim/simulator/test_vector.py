@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from tests.backend_sim.simulator import oracle
+from tests.backend_sim.simulator.machines import Layout, records, run_one
 
 from escc.errors import EsccError
 from escc.isa.registers import VecRegisters
-from tests.backend_sim.simulator import oracle
-from tests.backend_sim.simulator.machines import Layout, records, run_one
 
 ELEMENT_WISE = ("vec_add", "vec_mul", "vec_lut", "vec_fill")
 POOLS = ("vec_max", "vec_avg")
