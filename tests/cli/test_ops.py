@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -43,6 +45,19 @@ def test_a_pickled_network_needs_a_shape(tmp_path: Path, capsys: pytest.CaptureF
     assert "--input-shape C,H,W" in error
     assert error.count("\n") == 1
     assert run(["ops", str(path), "--input-shape", "3,8,8"]) == 0
+
+
+def test_training_mode_is_a_warning_in_one_line(tmp_path: Path) -> None:
+    path = tmp_path / "m.pt"
+    torch.save(nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)).train(), path)
+    done = subprocess.run(
+        [sys.executable, "-m", "escc", "ops", str(path), "--input-shape", "3,8,8"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stderr.startswith("warning: the model was in training mode")
+    assert done.stderr.count("\n") == 1
 
 
 def test_a_missing_file_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import difflib
 import os
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import import_module, metadata
@@ -131,7 +132,9 @@ def run(args: Sequence[str] | None = None) -> int:
     its traceback.
     """
     try:
-        code = _outcome(lambda: root.main(args, prog_name="escc", standalone_mode=False))
+        with warnings.catch_warnings():
+            warnings.showwarning = _show_warning
+            code = _outcome(lambda: root.main(args, prog_name="escc", standalone_mode=False))
         sys.stdout.flush()
     except (ReaderGone, BrokenPipeError):
         # `escc dis ... | head`: what is still buffered has nowhere to go, not even at interpreter exit.
@@ -161,6 +164,11 @@ def _outcome(command: Callable[[], object]) -> int:
         return 130
     # Outside of standalone mode click hands back what ctx.exit(code) was given.
     return result if isinstance(result, int) else 0
+
+
+def _show_warning(message: Warning | str, *_where: object, **_more: object) -> None:
+    """A warning as one line, without the place in escc that raised it."""
+    click.echo(f"warning: {' '.join(str(message).split())}", err=True)
 
 
 def _complain(message: str) -> None:
