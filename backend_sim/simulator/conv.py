@@ -255,8 +255,7 @@ def _dense(job: _Job) -> None:
     plan, kernels, ws = job.plan, job.operands.kernels, job.workspace
     r = plan.registers
     length = plan.taps * r.chans
-    cuts = kernels.exact_parts(plan.x_signed)
-    bound = int(kernels.dense_bounds(plan.x_signed)[-1].max())
+    cuts, bound = kernels.dense_parts(plan.x_signed)
     row_bytes = r.y_cols * (length + 2 * r.outs) * 4
     for images, padded in job.image_blocks(row_bytes * r.y_rows):
         n = len(padded)

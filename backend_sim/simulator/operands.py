@@ -86,18 +86,21 @@ class Kernels:
         outs = len(self.values)
         return np.ascontiguousarray(self.values.transpose(2, 3, 1, 0).reshape(-1, outs), dtype=np.float32)
 
-    def dense_bounds(self, x_signed: bool) -> Int64s:
-        """Running sums of the largest |w * x| over the im2col columns: (R * S * C + 1, K)."""
-        size = np.abs(self.matrix).astype(np.int64) * (128 if x_signed else 255)
-        return np.concatenate([np.zeros((1, size.shape[1]), np.int64), np.cumsum(size, axis=0)])
+    def dense_parts(self, x_signed: bool) -> tuple[list[int], int]:
+        """Where to cut the im2col columns so that float32 sums each part exactly, and a bound of |sum|.
+
+        The cuts are 0, ..., R * S * C; the bound holds for any activations of the type.
+        """
+        found = self._parts.get(x_signed)
+        if found is None:
+            sizes = np.abs(self.matrix).astype(np.int64) * (128 if x_signed else 255)
+            running = np.concatenate([np.zeros((1, sizes.shape[1]), np.int64), np.cumsum(sizes, axis=0)])
+            found = self._parts[x_signed] = (_cuts(running), int(running[-1].max()))
+        return found
 
     @cached_property
-    def _parts(self) -> dict[bool, list[int]]:
-        return {signed: _cuts(self.dense_bounds(signed)) for signed in (False, True)}
-
-    def exact_parts(self, x_signed: bool) -> list[int]:
-        """Where to cut the im2col columns so that float32 sums each part exactly: first, ..., last cut."""
-        return self._parts[x_signed]
+    def _parts(self) -> dict[bool, tuple[list[int], int]]:
+        return {}
 
 
 def _cuts(running: Int64s) -> list[int]:
