@@ -41,6 +41,9 @@ lint: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/pyright
 
+docs: $(INSTALLED)
+	$(BIN)/python tools/make_docs.py
+
 wheel: $(INSTALLED)
 	$(BIN)/python tools/check_wheel.py
 

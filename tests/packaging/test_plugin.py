@@ -32,6 +32,16 @@ except escc.EsccError as error:
 print(module.to_text(locations=False))
 """
 
+COMPILE = """
+import sys, numpy, torch, escc
+model = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 1), torch.nn.ReLU()).eval()
+images = 100 * numpy.random.default_rng(1).standard_normal((4, 3, 6, 6), dtype=numpy.float32)
+example = torch.from_numpy(images)
+for passes in (sys.argv[1], sys.argv[1].replace("cap-relu,", "")):
+    program = escc.compile(model, example=example, calibration=images, passes=passes)
+    print(escc.simulate(program, images).outputs_float[0].max())
+"""
+
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -47,11 +57,11 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "site"
 
 
-def run(pipeline: str, site: Path | None) -> subprocess.CompletedProcess[str]:
+def run(pipeline: str, site: Path | None, program: str = RUN) -> subprocess.CompletedProcess[str]:
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     if site is not None:
         environment["PYTHONPATH"] = str(site)
-    command = [sys.executable, "-W", "error", "-c", RUN, pipeline]
+    command = [sys.executable, "-W", "error", "-c", program, pipeline]
     return subprocess.run(
         command, input=NETWORK, capture_output=True, text=True, env=environment, check=False
     )
@@ -92,3 +102,13 @@ def test_without_the_package_there_is_no_such_pass() -> None:
     done = run("cap-relu", None)
     assert done.returncode == 1
     assert done.stderr.startswith("error: unknown pass 'cap-relu'")
+
+
+def test_the_pipeline_of_the_page_compiles_and_the_lid_holds(installed: Path) -> None:
+    page = (ROOT / "docs" / "write-a-pass.md").read_text(encoding="utf-8")
+    (pipeline,) = re.findall(r"-p '(fold-batch-norm,[^']*)'", page)
+    done = run(pipeline, installed, COMPILE)
+    assert done.returncode == 0, done.stderr
+    capped, free = map(float, done.stdout.split())
+    assert capped == pytest.approx(6.0, abs=6.0 / 255)
+    assert free > 50
