@@ -8,6 +8,7 @@ import resource
 import subprocess
 import sys
 import types
+import warnings
 from collections.abc import Callable
 
 import click
@@ -138,6 +139,16 @@ def test_bad_option_value_is_exit_code_2(add_command: AddCommand, capsys: Captur
     add_command("fake", click.Command("fake", params=[option], callback=print))
     assert cli.run(["fake", "--bases", "12"]) == 2
     assert error_line(capsys).startswith("error: Invalid value for '--bases'")
+
+
+def test_a_warning_is_one_line_and_the_display_is_put_back(add_command: AddCommand, capsys: Capture) -> None:
+    before = warnings.showwarning
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        add_command("fake", click.Command("fake", callback=lambda: warnings.warn("two\nlines", stacklevel=1)))
+        assert cli.run(["fake"]) == 0
+    assert capsys.readouterr() == ("", "warning: two lines\n")
+    assert warnings.showwarning is before
 
 
 def test_interrupt_is_clean(add_command: AddCommand, capsys: Capture) -> None:
