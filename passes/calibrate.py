@@ -43,7 +43,7 @@ class Calibrate(Pass):
     end in a table also ``pre_range`` (the same for the table's input), inputs get ``escc.range``.
 
     Options:
-        method: "mse" clips where the mean squared error of 8 bits is least, "percentile" leaves out
+        method: "mse" clips where the mean error of 8 bits is least, "percentile" leaves out
             100 - percentile percent of the values, "max" clips nothing. Inputs and outputs are never clipped.
         percentile: for that method.
         correct_statistics: give every output channel of a compressed layer the mean and standard deviation it

@@ -35,6 +35,14 @@ class Net:
         self.module.body.add_op(op)
         return op.out
 
+    def activation(self, x: SSAValue, name: str, **properties: Any) -> SSAValue:
+        """nn.activation."""
+        op = nn.Activation.make(
+            [x], None, make_location(f"activation{self.count}"), **{"kind": name, **properties}
+        )
+        self.module.body.add_op(op)
+        return op.out
+
     def keep(self, array: NDArray[Any]) -> Symbol:
         """An array in the store."""
         return Symbol(self.module.store.add(f"array{len(self.module.store)}", array))
