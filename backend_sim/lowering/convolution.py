@@ -134,24 +134,35 @@ def _streams(
     """(streams, bases M, density of the coefficients); checks that no sum can overflow."""
     kernels = store[convolve.weight_name("bases")]
     requant = store[op.weight_name("requant")]
-    sizes = np.abs(kernels.reshape(kernels.shape[0], -1).astype(np.int64)).sum(axis=1)
     streams = [requant_stream(requant)]
     if combine is None:
         streams.append(channel_bases(kernels))
         bases, density = 1, 1.0
-        sums = sizes * (128 if x.signed else 255)
+        # bytes are at most 128: mostly enough to rule an overflow out without reading every weight
+        taps = kernels.size // len(kernels)
+        largest = 128 if x.signed else 255
+        sums = np.full(len(kernels), taps * 128 * largest, np.int64)
+        if taps * 128 * largest >= 1 << 30:
+            sums = _sizes(kernels) * largest
     else:
         coefficients = store[combine.weight_name("coefficients")]
         nonzeros = row_nonzeros(coefficients)
         streams += [shared_bases(kernels), coefficient_stream(coefficients, nonzeros, arch.chunk)]
         bases = int(kernels.shape[0])
         density = float(nonzeros.sum()) / max(coefficients.size, 1)
-        largest, sums = _sum_bounds(coefficients, nonzeros, sizes, x.signed, 1 << (arch.z_bits - 1))
+        limit = 1 << (arch.z_bits - 1)
+        largest, sums = _sum_bounds(coefficients, nonzeros, _sizes(kernels), x.signed, limit)
         _check_width(op, largest, arch)
     _check_accumulator(op, sums, requant)
     if (table := op.symbol("table")) is not None:
         streams.append(table_stream(store[table]))
     return streams, bases, density
+
+
+def _sizes(kernels: NDArray[Any]) -> NDArray[np.int64]:
+    """(n,) sum of |taps| of each of n kernels (n, ...) int8."""
+    rows = kernels.reshape(len(kernels), -1)
+    return np.fromiter((int(np.abs(row.astype(np.int16)).sum()) for row in rows), np.int64, len(rows))
 
 
 def _sum_bounds(

@@ -71,26 +71,35 @@ class PlanMemory(Pass):
 
 
 def _residents(planner: Planner) -> dict[SSAValue, int]:
-    """SRAM addresses of the maps worth keeping on chip: greedy, best traffic saved per byte and step first,
-    each accepted only when the estimated cost of the whole network falls."""
+    """SRAM addresses of the maps worth keeping on chip: the better of two greedy choices."""
     kept_out = {*planner.module.inputs, *planner.module.outputs}
-    candidates = [value for value in planner.lifetimes if value not in kept_out]
+    candidates = [
+        value
+        for value in planner.lifetimes
+        if value not in kept_out and value_bytes(value) <= planner.arch.sram_bytes
+    ]
     uses = {
         value: sum(operand.value is value for layer in planner.layers for operand in layer.operands)
         for value in candidates
     }
 
-    def merit(value: SSAValue) -> float:
+    def merit(value: SSAValue) -> tuple[float, int]:
+        """Transfers saved per step that the map occupies its bytes, small maps first."""
         first, last = planner.lifetimes[value]
-        return (1 + uses[value]) / (last - first + 1)
+        return -(1 + uses[value]) / (last - first + 1), value_bytes(value)
 
+    orders = [sorted(candidates, key=merit), candidates]
+    return min((_greedy(planner, order) for order in orders), key=lambda found: found[0])[1]
+
+
+def _greedy(planner: Planner, candidates: list[SSAValue]) -> tuple[float, dict[SSAValue, int]]:
+    """(estimated cost, SRAM addresses) when maps are taken in this order, each one only where the estimated
+    cost of the whole network falls."""
     resident: dict[SSAValue, int] = {}
     costs = planner.costs(resident)
     assert costs is not None
     best = sum(costs)
-    for value in sorted(candidates, key=lambda item: (-merit(item), value_bytes(item))):
-        if value_bytes(value) > planner.arch.sram_bytes:
-            continue
+    for value in candidates:
         values = sorted([*resident, value], key=lambda item: planner.lifetimes[item])
         addresses = place_blocks([planner.block(item) for item in values], planner.arch.sram_bytes)
         if addresses is None:
@@ -99,4 +108,4 @@ def _residents(planner: Planner) -> dict[SSAValue, int]:
         costs = planner.costs(trial)
         if costs is not None and sum(costs) < best:
             resident, best = trial, sum(costs)
-    return resident
+    return best, resident

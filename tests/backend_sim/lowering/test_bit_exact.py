@@ -116,6 +116,22 @@ def test_several_inputs_and_outputs_and_a_value_used_often() -> None:
         check_equal(module, program, size)
 
 
+def test_networks_that_do_nothing_or_return_a_value_twice() -> None:
+    net = NetBuilder(np.random.default_rng(0))
+    (x,) = net.start(((3, 4, 5), True))
+    nothing = net.finish(x)
+    program = compile_module(nothing, small_arch(1))
+    verify(program)
+    check_equal(nothing, program)
+    net = NetBuilder(np.random.default_rng(0))
+    x, _ = net.start(((3, 4, 5), True), ((2, 2, 2), False))
+    y = net.lookup(x)
+    twice = net.finish(y, y)
+    program = compile_module(twice, small_arch(1))
+    verify(program)
+    check_equal(twice, program)
+
+
 def test_a_classifier_whose_weights_dwarf_the_sram() -> None:
     net = NetBuilder(np.random.default_rng(3))
     (x,) = net.start(((4, 4, 60), False))

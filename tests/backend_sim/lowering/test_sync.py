@@ -14,8 +14,8 @@ from escc.backend_sim.lowering.plan_memory import PlanMemory
 from escc.backend_sim.lowering.prefetch import hoist_loads
 from escc.backend_sim.lowering.schedule import Schedule
 from escc.backend_sim.lowering.sync import Token, synchronise
-from escc.backend_sim.simulator.result import TimedResult
 from escc.backend_sim.simulator import simulate
+from escc.backend_sim.simulator.result import TimedResult
 from escc.errors import EsccError
 from escc.ir.module import Module
 from escc.ir.passes import PassContext, run_pipeline
