@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from escc.errors import EsccError
@@ -23,15 +22,21 @@ from escc.passes.math.ranges import (
     non_negative_values,
     scale_range,
 )
-from escc.passes.reference.side_by_side import Affine, Maps, bytes_per_image, channel_statistics, walk
+from escc.passes.reference.side_by_side import (
+    Affine,
+    Maps,
+    batched,
+    calibration_batches,
+    channel_statistics,
+    image_limit,
+    walk,
+)
 
 CALIBRATION = "escc.calibration"
 """Module attribute: "images", or "synthetic" when there were none and random numbers stood in for them."""
 
 METHODS = ("mse", "percentile", "max")
-_BATCH = 32
 _SAMPLES = 2**18
-_MEMORY = 2**30
 _LARGEST_GAIN = 4.0
 
 
@@ -108,27 +113,13 @@ class Calibrate(Pass):
 
     def _inputs(self, module: Module, context: PassContext) -> list[Maps]:
         """Batches of images for each input."""
-        limit = max(1, min(self.images, _MEMORY // bytes_per_image(module)))
-        given = context.calibration
-        if given is None:
-            random = np.random.default_rng(self.seed)
-            count = min(limit, 64)
-            arrays = [
-                random.standard_normal((count, *port.torch_shape)).astype(np.float32)
-                for port in module.input_ports
-            ]
-        elif len(module.inputs) != 1:
-            raise EsccError(
-                f"the network has {len(module.inputs)} inputs, calibration images serve one", where=self.name
-            )
-        elif len(given) == 0:
-            raise EsccError("no calibration images", where=self.name)
-        else:
-            chosen = np.linspace(0, len(given) - 1, min(limit, len(given))).round().astype(np.int64)
-            arrays = [np.asarray(given[chosen], np.float32)]
+        if context.calibration is not None:
+            return calibration_batches(module, context.calibration, self.images, self.name)
+        random = np.random.default_rng(self.seed)
+        count = min(image_limit(module, self.images), 64)
         return [
-            [torch.from_numpy(array[start : start + _BATCH]) for start in range(0, len(array), _BATCH)]
-            for array in arrays
+            batched(random.standard_normal((count, *port.torch_shape)).astype(np.float32))
+            for port in module.input_ports
         ]
 
     def _range(

@@ -44,7 +44,48 @@ Observe = Callable[[LayerOp, Maps, Maps], None]
 """Called as ``observe(op, before, after)`` with an operation's maps before and after its activation."""
 
 
-def walk(module: Module, inputs: Sequence[Maps], observe: Observe, correct: Correct | None = None) -> None:
+Recode = Callable[[LayerOp, Maps, Maps], None]
+"""Called as ``recode(op, inputs, wanted)`` with our input maps and the original network's sums of a layer."""
+
+_BATCH = 32
+_MEMORY = 2**30
+
+
+def calibration_batches(module: Module, images: NDArray[np.float32], limit: int, where: str) -> list[Maps]:
+    """At most ``limit`` images (N, C, H, W), evenly spaced, in batches; fewer when a gigabyte does not hold
+    their maps.
+
+    Raises:
+        EsccError: no images, or a network with several inputs.
+    """
+    if len(module.inputs) != 1:
+        raise EsccError(
+            f"the network has {len(module.inputs)} inputs, calibration images serve one", where=where
+        )
+    if len(images) == 0:
+        raise EsccError("no calibration images", where=where)
+    count = min(image_limit(module, limit), len(images))
+    chosen = np.linspace(0, len(images) - 1, count).round().astype(np.int64)
+    return [batched(np.asarray(images[chosen], np.float32))]
+
+
+def image_limit(module: Module, limit: int) -> int:
+    """``limit``, or fewer images when a gigabyte does not hold their maps."""
+    return max(1, min(limit, _MEMORY // bytes_per_image(module)))
+
+
+def batched(images: NDArray[np.float32]) -> Maps:
+    """Images (N, C, H, W) cut into batches."""
+    return [torch.from_numpy(images[start : start + _BATCH]) for start in range(0, len(images), _BATCH)]
+
+
+def walk(
+    module: Module,
+    inputs: Sequence[Maps],
+    observe: Observe,
+    correct: Correct | None = None,
+    recode: Recode | None = None,
+) -> None:
     """Run the network layer by layer over all batches.
 
     Args:
@@ -53,13 +94,14 @@ def walk(module: Module, inputs: Sequence[Maps], observe: Observe, correct: Corr
         observe: sees every operation of the (corrected) network.
         correct: asked wherever the two networks differ in a convolution; its answer is applied to the maps
             here and must be absorbed in the weights by the callee.
+        recode: may give a compressed layer other weights before its maps are computed.
 
     Raises:
         EsccError: an original weight of another shape than its layer.
     """
-    batches = [input_maps(module, images) for images in zip(*inputs, strict=True)]
+    prepared = [input_maps(module, images) for images in zip(*inputs, strict=True)]
     ours: dict[SSAValue, Maps] = {
-        value: [maps[i] for maps in batches] for i, value in enumerate(module.inputs)
+        value: [maps[i] for maps in prepared] for i, value in enumerate(module.inputs)
     }
     theirs = dict(ours)
     layers = list(module.layers)
@@ -70,8 +112,11 @@ def walk(module: Module, inputs: Sequence[Maps], observe: Observe, correct: Corr
             original = [theirs[value] for value in op.operands]
             changed = correct is not None and ORIGINAL_WEIGHT in op.attributes
             same = not changed and all(a is b for a, b in zip(mine, original, strict=True))
+            wanted = None if same else _sums(module, op, original, original_weight=changed)
+            if recode is not None and changed and wanted is not None:
+                recode(op, mine[0], wanted)
             sums = _sums(module, op, mine)
-            wanted = sums if same else _sums(module, op, original, original_weight=changed)
+            wanted = sums if wanted is None else wanted
             if correct is not None and not same and isinstance(op, ConvolutionLike):
                 answer = correct(op, sums, wanted)
                 if answer is not None:

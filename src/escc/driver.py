@@ -36,6 +36,7 @@ class CompileOptions:
         dense: leave every layer dense 8-bit (no decomposition at all).
         bases: basis kernels of a decomposed k x k layer.
         penalty: price of one non-zero coefficient, as a share of a kernel's mean energy.
+        refine: recode coefficients for the inputs layers really see (needs calibration images).
         planes: ternary planes of a 1 x 1 layer; 0 keeps 1 x 1 layers dense.
         keep_dense: module paths (shell patterns) that stay dense.
         shrink: remove dead channels.
@@ -46,6 +47,7 @@ class CompileOptions:
     penalty: float = 0.02
     planes: int = 4
     keep_dense: tuple[str, ...] = ()
+    refine: bool = True
     shrink: bool = True
 
 
@@ -64,6 +66,8 @@ def default_pipeline(options: CompileOptions | None = None) -> list[Pass]:
         specs += [("decompose-kernels", decompose), ("prune-coefficients", {})]
     if chosen.shrink:
         specs.append(("shrink-channels", {}))
+    if chosen.refine and not chosen.dense:
+        specs.append(("refine-coefficients", {"penalty": repr(chosen.penalty)}))
     specs += [("calibrate", {}), ("quantize-hybrid", {}), ("reorder-linear-combination", {})]
     specs += [("plan-memory", {}), ("schedule", {})]
     return [make_pass(name, values) for name, values in specs]
