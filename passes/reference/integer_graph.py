@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import numpy as np
@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from escc.errors import EsccError
 from escc.ir.base import LayerOp, describe, map_shape
+from escc.ir.escalate import Combine
 from escc.ir.module import Module
 from escc.ir.types import MapType, StreamType
 from escc.ir.xdsl import SSAValue
@@ -36,10 +37,13 @@ Images = NDArray[Any] | Sequence[NDArray[Any]]
 
 _FLOAT32_EXACT = 2**24
 _FLOAT64_EXACT = 2**53
-_CHUNK_VALUES = 2**18
+_MAP_VALUES = 2**18
+_STREAM_VALUES = 2**21
 
 
-def evaluate_integer(module: Module, x: Images, visit: Visit | None = None) -> list[NDArray[Any]]:
+def evaluate_integer(
+    module: Module, x: Images, visit: Visit | None = None, *, literal: bool = True
+) -> list[NDArray[Any]]:
     """Outputs of a quantised network as the machine gives them.
 
     Args:
@@ -47,6 +51,8 @@ def evaluate_integer(module: Module, x: Images, visit: Visit | None = None) -> l
         x: one batch (N, *torch_shape), or one per input; float images are quantised as the host does it
             (x / scale rounded half to even, saturated), int8 or uint8 images are taken as they are.
         visit: called after each operation, once per slice of the batch.
+        literal: evaluate combine and convolve in that order, as they stand; False takes the recomposed
+            weights instead, several times faster (combine then gives its input as it is).
 
     Returns:
         One int8 or uint8 array (N, *torch_shape) per output.
@@ -57,10 +63,8 @@ def evaluate_integer(module: Module, x: Images, visit: Visit | None = None) -> l
     batches = _inputs(module, x)
     count = len(batches[0])
     layers = list(module.layers)
-    steps = [_builder(op)(module, op) for op in layers]
-    values = [*module.inputs, *(op.out for op in layers)]
-    largest = max(math.prod(map_shape(value)) for value in values)
-    chunk = min(max(1, _CHUNK_VALUES // largest), max(count, 1))
+    steps = [_builder(op, literal)(module, op) for op in layers]
+    chunk = min(_images_at_once(module, literal), max(count, 1))
     parts: list[list[NDArray[Any]]] = [[] for _ in module.outputs]
     with torch.inference_mode(), torch.backends.nnpack.flags(enabled=False):
         # NNPACK is off because its Winograd transforms are not exact
@@ -71,6 +75,15 @@ def evaluate_integer(module: Module, x: Images, visit: Visit | None = None) -> l
                 dtype = integer_dtype(_map_type(value).signed)
                 part.append(found[value].numpy().astype(dtype).reshape(-1, *port.torch_shape))
     return [np.concatenate(part) for part in parts]
+
+
+def _images_at_once(module: Module, literal: bool) -> int:
+    """So many that a map of the network, and a stream when there is one, keeps to the caches."""
+    values = [*module.inputs, *(op.out for op in module.layers)]
+    sizes = [(math.prod(map_shape(value)), isinstance(value.type, StreamType)) for value in values]
+    maps = max(size for size, stream in sizes if not stream)
+    streams = max((size for size, stream in sizes if stream and literal), default=1)
+    return max(1, min(_MAP_VALUES // maps, _STREAM_VALUES // streams))
 
 
 def _walk(
@@ -322,17 +335,30 @@ def _convolve(module: Module, op: LayerOp) -> Step:
     if not isinstance(kind, StreamType):
         return _one_map(exact_convolution(bases, geometry, *_limits(op.x)))
     limit = 1 << (kind.element.width.data - 1)
-    # every output k convolves its own M combinations with the shared bases: one group per output
-    weight = np.broadcast_to(bases, (int(op.value("outputs")), *bases.shape))
-    geometry = Geometry(geometry.stride, geometry.padding, geometry.dilation, len(weight))
-    convolve = exact_convolution(weight, geometry, 1 - limit, limit - 1)
+    geometry = replace(geometry, groups=1)
 
-    def checked(maps: list[Tensor]) -> Tensor:
-        if maps[0].numel() and float(maps[0].abs().max()) >= limit:
+    def convolve(maps: list[Tensor]) -> Tensor:
+        # every output k convolves its own M combinations with the same bases: K more images of M channels
+        images, outputs, (count, *side) = len(maps[0]), map_shape(op.out)[2], (len(bases), *maps[0].shape[2:])
+        largest = int(maps[0].abs().max()) if maps[0].numel() else 0
+        if largest >= limit:
             raise EsccError(f"a combination exceeds {limit - 1}", where=describe(op))
-        return convolve(maps[0])
+        streams = maps[0].reshape(images * outputs, count, *side)
+        sums = exact_convolution(bases[None], geometry, -largest, largest)(streams)
+        return sums.reshape(images, outputs, *sums.shape[2:])
 
-    return checked
+    return convolve
+
+
+def _recomposed_convolve(module: Module, op: LayerOp) -> Step:
+    """As :func:`_convolve`, from the map that was to be combined and the recomposed weights."""
+    combine = op.x.owner
+    if not isinstance(combine, Combine):
+        return _convolve(module, op)
+    bases = module.store[op.weight_name("bases")].astype(np.int64)
+    coefficients = module.store[combine.weight_name("coefficients")].astype(np.int64)
+    weight = np.einsum("kcm,mrs->kcrs", coefficients, bases)
+    return _one_map(exact_convolution(weight, Geometry.of(op), *_limits(combine.x)))
 
 
 def _one_map(function: Callable[[Tensor], Tensor]) -> Step:
@@ -466,9 +492,16 @@ _BUILDERS: dict[str, Callable[[Module, LayerOp], Step]] = {
 }
 
 
-def _builder(op: LayerOp) -> Callable[[Module, LayerOp], Step]:
-    if op.name not in _BUILDERS:
+_RECOMPOSED: dict[str, Callable[[Module, LayerOp], Step]] = {
+    "escalate.combine": lambda module, op: lambda maps: maps[0],
+    "escalate.convolve": _recomposed_convolve,
+}
+
+
+def _builder(op: LayerOp, literal: bool) -> Callable[[Module, LayerOp], Step]:
+    builders = _BUILDERS if literal else _BUILDERS | _RECOMPOSED
+    if op.name not in builders:
         raise EsccError(
             "not an operation of the integer levels", where=describe(op), hint="run quantize-hybrid first"
         )
-    return _BUILDERS[op.name]
+    return builders[op.name]
