@@ -12,7 +12,8 @@ every partial sum is an integer that the floating-point type represents: float32
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
@@ -66,8 +67,7 @@ def evaluate_integer(
     steps = [_builder(op, literal)(module, op) for op in layers]
     chunk = min(_images_at_once(module, literal), max(count, 1))
     parts: list[list[NDArray[Any]]] = [[] for _ in module.outputs]
-    with torch.inference_mode(), torch.backends.nnpack.flags(enabled=False):
-        # NNPACK is off because its Winograd transforms are not exact
+    with torch.inference_mode(), _exact_kernels():
         for start in range(0, max(count, 1), chunk):
             maps = [_to_map(batch[start : start + chunk]) for batch in batches]
             found = _walk(module, layers, steps, maps, visit)
@@ -75,6 +75,24 @@ def evaluate_integer(
                 dtype = integer_dtype(_map_type(value).signed)
                 part.append(found[value].numpy().astype(dtype).reshape(-1, *port.torch_shape))
     return [np.concatenate(part) for part in parts]
+
+
+@contextmanager
+def _exact_kernels() -> Generator[None]:
+    """Convolutions of torch as plain float32 sums of products, whatever the process has set.
+
+    NNPACK is off because its Winograd transforms are not exact, and so is rounding to bfloat16.
+    """
+    settings: Any = getattr(torch.backends.mkldnn, "conv", None)
+    before = getattr(settings, "fp32_precision", None)
+    if before is not None:
+        settings.fp32_precision = "ieee"
+    try:
+        with torch.backends.nnpack.flags(enabled=False):
+            yield
+    finally:
+        if before is not None:
+            settings.fp32_precision = before
 
 
 def _images_at_once(module: Module, literal: bool) -> int:

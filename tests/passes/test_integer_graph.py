@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from tests.passes.networks import Net
+from tests.passes.networks import Net, quantized
 
 from escc.errors import EsccError
 from escc.ir import escalate
@@ -325,3 +326,21 @@ def test_visits_and_slices_of_a_large_batch() -> None:
     assert len(seen) > 1
     assert sum(seen) == len(images)
     assert np.array_equal(found[..., :3], images)
+
+
+def test_a_process_that_allows_bfloat16_gets_exact_integers() -> None:
+    """Processors with bfloat16 units would round the products; the setting is overruled and put back."""
+    net = Net(28, 28, 16)
+    module = net.finish(net.random_conv(net.x, 16, 3))
+    images = np.random.default_rng(0).normal(size=(16, 16, 28, 28)).astype(np.float32)
+    integer = quantized(module, images)
+    expected = evaluate_integer(integer, images)[0]
+    nowhere = SimpleNamespace(fp32_precision="none")  # older torch never rounds
+    settings: Any = getattr(torch.backends.mkldnn, "conv", nowhere)
+    before = settings.fp32_precision
+    settings.fp32_precision = "bf16"
+    try:
+        assert np.array_equal(evaluate_integer(integer, images)[0], expected)
+        assert settings.fp32_precision == "bf16"
+    finally:
+        settings.fp32_precision = before
