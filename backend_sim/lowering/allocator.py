@@ -97,6 +97,11 @@ def pack(sizes: Sequence[int], gaps: Sequence[Range], avoid: Sequence[Range] = (
     return _pack(sizes, gaps, avoid) or (_pack(sizes, gaps, ()) if avoid else None)
 
 
+def clashes(spans: Sequence[Range], avoid: Sequence[Range]) -> bool:
+    """Whether any of the spans shares a byte with any of ``avoid``."""
+    return any(_clash(span, avoid) for span in spans)
+
+
 def _pack(sizes: Sequence[int], gaps: Sequence[Range], avoid: Sequence[Range]) -> list[int] | None:
     if not sizes:
         return []

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from escc.backend_sim.lowering.allocator import align, pack
+from escc.backend_sim.lowering.allocator import align, clashes, pack
 from escc.backend_sim.lowering.assignment import SCHEDULE, Assignment, read_assignment, read_homes
 from escc.backend_sim.lowering.layers import MachineLayer, Range
 from escc.backend_sim.lowering.operators import extract_layers
@@ -18,6 +18,8 @@ from escc.ir.passes import Pass, PassContext
 from escc.ir.xdsl import SSAValue
 
 SRAM_USED = "escc.sram_used"
+LOOK_BACK = 4
+"""Layers that may still run while the buffers of a layer are filled."""
 
 
 @dataclass
@@ -50,18 +52,15 @@ class Schedule(Pass):
         planner = Planner(module, extract_layers(module, arch), arch)
         homes = read_homes(module, planner.layers, 0)
         resident = {value: home.address for value, home in homes.items() if home.sram}
-        before: list[Range] = []
+        history: list[list[Range]] = []
         top = 0
         for index, layer in enumerate(planner.layers):
             gaps = planner.gaps(index, resident)
             tiling = self._choose(planner, index, resident)
-            # what the layer before uses cannot be filled while it runs
-            addresses = pack(tiling.sizes, gaps, before if self.prefetch else ())
-            assert addresses is not None
+            addresses = _place(tiling, gaps, history if self.prefetch else [])
             assignment = annotate(layer, tiling, addresses)
-            alive = planner.alive(index, resident)
-            before = [*assignment.ranges(), *alive]
-            top = max([top, *(high for _, high in before)])
+            history = [[*assignment.ranges(), *planner.alive(index, resident)], *history][:LOOK_BACK]
+            top = max([top, *(high for _, high in history[0])])
         module.op.attributes[SRAM_USED] = to_attribute(min(top, arch.sram_bytes))
 
     def _choose(self, planner: Planner, index: int, resident: dict[SSAValue, int]) -> Tiling:
@@ -93,6 +92,22 @@ class Schedule(Pass):
             if tiling.cost < best.cost + wait and pack(tiling.sizes, gaps) is not None
         ]
         return min([best, *fitting], key=total)
+
+
+def _place(tiling: Tiling, gaps: list[Range], history: list[list[Range]]) -> list[int]:
+    """Addresses of a layer's buffers: clear of what as many layers before as possible use (nearest first),
+    so that they can be filled while those run."""
+    sizes = tiling.sizes
+    for depth in range(len(history), 0, -1):
+        avoid = [span for spans in history[:depth] for span in spans]
+        addresses = pack(sizes, gaps, avoid)
+        assert addresses is not None
+        spans = [(address, address + align(size)) for address, size in zip(addresses, sizes, strict=True)]
+        if depth == 1 or not clashes(spans, avoid):
+            return addresses
+    addresses = pack(sizes, gaps)
+    assert addresses is not None
+    return addresses
 
 
 def annotate(layer: MachineLayer, tiling: Tiling, addresses: list[int]) -> Assignment:
