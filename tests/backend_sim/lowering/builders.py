@@ -319,7 +319,7 @@ def random_layer(net: NetBuilder, x: SSAValue, kind: str) -> SSAValue:
     def window() -> tuple[tuple[int, int], tuple[int, int], tuple[int, int, int, int]]:
         kernel = int(rng.integers(1, min(4, height) + 1)), int(rng.integers(1, min(4, width) + 1))
         stride = int(rng.integers(1, 4)), int(rng.integers(1, 4))
-        top, left, bottom, right = (int(rng.integers(0, (kernel[i % 2] + 1) // 2 + 0)) for i in range(4))
+        top, left, bottom, right = (int(rng.integers(0, (kernel[i % 2] + 1) // 2)) for i in range(4))
         return kernel, stride, (top, left, bottom, right)
 
     if kind in FORMS:
