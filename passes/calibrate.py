@@ -15,13 +15,7 @@ from escc.ir.base import LayerOp, Symbol, describe, map_shape, module_path, to_a
 from escc.ir.escalate import DecomposedConv2d
 from escc.ir.module import Module
 from escc.ir.passes import Pass, PassContext
-from escc.passes.math.ranges import (
-    Distribution,
-    activation_of,
-    best_scale,
-    non_negative_values,
-    scale_range,
-)
+from escc.passes.math.ranges import Distribution, best_scale, scale_range
 from escc.passes.reference.side_by_side import (
     Affine,
     Maps,
@@ -31,6 +25,7 @@ from escc.passes.reference.side_by_side import (
     image_limit,
     walk,
 )
+from escc.passes.signs import activation_of, non_negative_values
 
 CALIBRATION = "escc.calibration"
 """Module attribute: "images", or "synthetic" when there were none and random numbers stood in for them."""

@@ -15,9 +15,10 @@ from escc.ir.module import Module
 from escc.ir.passes import Pass, PassContext
 from escc.ir.types import MapType
 from escc.passes.convolutions import ORIGINAL_WEIGHT
-from escc.passes.math.ranges import map_scale, non_negative_values
+from escc.passes.math.ranges import map_scale
 from escc.passes.quantize import convolution, elementwise, pooling
 from escc.passes.quantize.rules import RULES, Quantizer
+from escc.passes.signs import non_negative_values
 
 FAMILIES = (convolution, elementwise, pooling)
 """Modules whose import registers the rules."""

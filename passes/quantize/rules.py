@@ -16,7 +16,8 @@ from escc.ir.module import Module
 from escc.ir.types import MapType
 from escc.ir.xdsl import SSAValue
 from escc.passes.math.fixed_point import byte_values, fixed_point, integer_dtype, limits, round_half_away
-from escc.passes.math.ranges import activation_of, map_scale
+from escc.passes.math.ranges import map_scale
+from escc.passes.signs import activation_of
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from escc.ir.types import MapType
 from escc.passes import calibrate
 from escc.passes.calibrate import CALIBRATION, Calibrate, matching
 from escc.passes.math.ranges import map_scale
+from escc.passes.reference import side_by_side
 from escc.passes.reference.float_graph import evaluate, run
 from escc.passes.reference.integer_graph import evaluate_integer
 from escc.passes.reference.side_by_side import channel_statistics
@@ -94,7 +95,7 @@ def test_images_are_limited_by_number_and_memory(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(calibrate, "walk", count)
     calibrated(two_layers())
     calibrated(two_layers(), images=10)
-    monkeypatch.setattr(calibrate, "_MEMORY", 2**17)
+    monkeypatch.setattr(side_by_side, "_MEMORY", 2**17)
     calibrated(two_layers())
     assert seen[:2] == [80, 10]
     assert 1 <= seen[2] < 20

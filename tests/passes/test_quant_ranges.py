@@ -13,9 +13,9 @@ from escc.passes.math.ranges import (
     Distribution,
     best_scale,
     map_scale,
-    non_negative_values,
     scale_range,
 )
+from escc.passes.signs import non_negative_values
 
 
 def test_signs_follow_the_structure() -> None:
