@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from escc.backend_sim.lowering.layers import ConvWork, MachineLayer, Operand, Part, Read, Stream, Window
 from escc.backend_sim.lowering.streams import (
+    RECORD_BYTES,
     channel_bases,
     coefficient_stream,
     requant_stream,
@@ -97,7 +98,8 @@ def convolution_layer(op: LayerOp, store: TensorStore, arch: Arch) -> MachineLay
         streams=tuple(streams),
         unit=unit,
         work=ConvWork(form, bases, density, (kernel[0], kernel[1])),
-        dense_bytes=shape[2] * (1 if form == "depthwise" else channels) * kernel[0] * kernel[1],
+        dense_bytes=shape[2]
+        * ((1 if form == "depthwise" else channels) * kernel[0] * kernel[1] + RECORD_BYTES),
     )
 
 

@@ -147,7 +147,7 @@ class MachineLayer:
 
     ``anchor``: the operation whose result is the output map; it carries placement and schedule.
     ``unit``: tiles of output channels are multiples of it. ``taps``: window size of a vector operation.
-    ``dense_bytes``: bytes of the same weights as plain 8-bit numbers.
+    ``dense_bytes``: bytes of the same layer with plain 8-bit weights, requantisation records included.
     """
 
     name: str

@@ -112,9 +112,12 @@ def _descriptors(values: list[Any], ports: list[Port], homes: dict[SSAValue, Hom
 def _layer_record(assignment: Assignment, data: LayerData) -> dict[str, Any]:
     """What the debug section says about a layer: where it comes from, its tiles, the size of its weights."""
     layer = assignment.layer
+    work = layer.work
+    coding = {"form": work.form, "bases": work.bases, "density": work.density} if work is not None else {}
     return {
         "name": layer.name,
         "op": layer.operation,
+        **coding,
         "source": layer.source,
         "output": list(layer.shape),
         "weight_bytes": layer.weight_bytes(),

@@ -23,7 +23,12 @@ def checked() -> Checked:
 def coefficient_bytes(program: Program) -> list[tuple[int, int]]:
     """(first byte, bytes) of the coefficient stream of each ternary layer, in the data section."""
     layers = (program.debug or {})["layers"]
-    return [tuple(layer["coefficient_range"]) for layer in layers if layer.get("form") == "ternary"]
+    return [
+        (stream["address"], stream["bytes"])
+        for layer in layers
+        for stream in layer.get("streams", [])
+        if stream["kind"] == "coefficients"
+    ]
 
 
 def test_a_flipped_coefficient_bit_changes_the_output(checked: Checked) -> None:

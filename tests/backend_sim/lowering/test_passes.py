@@ -196,7 +196,7 @@ def test_debug_section_tells_layers_sizes_and_origins() -> None:
     assert first["name"] == "net.l1"
     assert first["source"] == "net.py:1"
     assert first["op"] == "escalate.convolve ternary"
-    assert first["dense_bytes"] == 20 * 16 * 9
+    assert first["dense_bytes"] == 20 * (16 * 9 + 9)
     assert first["stream_bytes"]["requant"] == 20 * 9
     assert first["stream_bytes"]["bases"] == 4 * 9
     assert first["weight_bytes"] == sum(first["stream_bytes"].values())
