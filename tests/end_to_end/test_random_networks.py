@@ -5,11 +5,11 @@ from __future__ import annotations
 import dataclasses
 
 import pytest
+from tests.end_to_end.harness import compile_and_check
+from tests.generators.random_network import random_network
 
 from escc.driver import CompileOptions
 from escc.isa.arch import Arch
-from tests.end_to_end.harness import compile_and_check
-from tests.generators.random_network import random_network
 
 CASES = 200
 

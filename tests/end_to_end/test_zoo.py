@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import pytest
+from tests.end_to_end.harness import compile_and_check
+from torch import nn
 
 from escc.driver import CompileOptions
 from escc.frontend import zoo
-from tests.end_to_end.harness import compile_and_check
 
 SMALL_INPUTS = {"resnet18": 64, "resnet50": 64, "mobilenet_v2": 64, "squeezenet1_0": 64, "squeezenet1_1": 64}
 
 
-def build(name: str) -> tuple:
+def build(name: str) -> tuple[nn.Module, tuple[int, int, int]]:
     """A seeded, settled network with 10 classes and an input shape that tests can afford."""
     channels, height, width = zoo.default_shape(name)
     side = SMALL_INPUTS.get(name)
