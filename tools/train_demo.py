@@ -4,7 +4,8 @@
 
 The data set is Debian's package ``dataset-fashion-mnist`` (MIT). Written: ``resnet20.safetensors``
 (the trained state_dict, float32) and ``fashion_mnist.npz`` (2,000 test images with labels, 512 training
-images for calibration). Uses a GPU when there is one; the same seed gives the same network on the same device and torch build.
+images for calibration). Uses a GPU when there is one; the same seed gives the same network on the same
+device and torch build.
 """
 
 from __future__ import annotations
@@ -115,7 +116,7 @@ def main() -> None:
     }
     train_images = files["train-images-idx3"]
     model = zoo.build("resnet20", num_classes=10, in_channels=1, seed=arguments.seed)
-    model = model.to(device, memory_format=torch.channels_last)
+    model = model.to(device).to(memory_format=torch.channels_last)
     images = normalise(torch.tensor(train_images, device=device))
     labels = torch.tensor(files["train-labels-idx1"], device=device).long()
     train(model, images, labels, arguments.epochs, arguments.batch, arguments.seed)
