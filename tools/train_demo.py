@@ -116,7 +116,8 @@ def main() -> None:
     }
     train_images = files["train-images-idx3"]
     model = zoo.build("resnet20", num_classes=10, in_channels=1, seed=arguments.seed)
-    model = model.to(device).to(memory_format=torch.channels_last)
+    # torch documents memory_format, but its annotations do not have it
+    model = model.to(device, memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     images = normalise(torch.tensor(train_images, device=device))
     labels = torch.tensor(files["train-labels-idx1"], device=device).long()
     train(model, images, labels, arguments.epochs, arguments.batch, arguments.seed)
