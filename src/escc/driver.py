@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from escc.errors import EsccError
@@ -44,7 +44,7 @@ class CompileOptions:
 
     dense: bool = False
     bases: int = 6
-    penalty: float = 0.02
+    penalty: float = 0.01
     planes: int = 4
     keep_dense: tuple[str, ...] = ()
     refine: bool = True
@@ -56,11 +56,10 @@ def default_pipeline(options: CompileOptions | None = None) -> list[Pass]:
     chosen = options or CompileOptions()
     specs: list[tuple[str, dict[str, str]]] = [("fold-batch-norm", {}), ("fuse-requantize", {})]
     if not chosen.dense:
-        decompose = {
-            "bases": str(chosen.bases),
-            "penalty": repr(chosen.penalty),
-            "planes": str(chosen.planes),
-        }
+        decompose = {"bases": str(chosen.bases), "planes": str(chosen.planes)}
+        if not chosen.refine:
+            # otherwise refine-coefficients applies the penalty, and the default one gives it its start
+            decompose["penalty"] = repr(chosen.penalty)
         if chosen.keep_dense:
             decompose["keep_dense"] = ";".join(chosen.keep_dense)
         specs += [("decompose-kernels", decompose), ("prune-coefficients", {})]
@@ -151,7 +150,8 @@ def compile_module(
     """
     machine = arch if arch is not None else Arch.default()
     if passes is None:
-        pipeline = default_pipeline(options)
+        chosen = options or CompileOptions()
+        pipeline = default_pipeline(replace(chosen, refine=chosen.refine and calibration is not None))
     else:
         pipeline = parse_pipeline(passes) if isinstance(passes, str) else list(passes)
     if stop_after is not None:

@@ -177,4 +177,7 @@ def _complain(message: str) -> None:
 
 def main() -> None:
     """Entry point of the ``escc`` script and of ``python -m escc``."""
+    # numpy's products here are small: handing them to a thread pool costs more than it gains, and very much
+    # more when the cores are busy. Must be set before numpy is imported; torch's threads are its own.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     sys.exit(run())

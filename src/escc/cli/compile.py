@@ -76,7 +76,7 @@ def parse_shape(
 )
 @click.option(
     "--penalty",
-    default=0.02,
+    default=0.01,
     show_default=True,
     type=click.FloatRange(0.0),
     help="Price of a non-zero coefficient (higher: sparser).",
