@@ -91,6 +91,12 @@ def parse_shape(
 @click.option(
     "--keep-dense", multiple=True, metavar="PATTERN", help="Module paths to leave dense 8-bit; repeat."
 )
+@click.option(
+    "--refine/--no-refine",
+    default=True,
+    show_default=True,
+    help="Recode coefficients for the layers' real inputs (with --calibration).",
+)
 @click.option("--dense", is_flag=True, help="Leave every layer dense 8-bit.")
 @click.option("-p", "--passes", metavar="PIPELINE", help="Passes to run instead: 'a,b{k=1},c'.")
 @click.option(
@@ -124,6 +130,7 @@ def compile_command(
     penalty: float,
     planes: int,
     keep_dense: tuple[str, ...],
+    refine: bool,
     dense: bool,
     passes: str | None,
     compile_to: str | None,
@@ -158,7 +165,7 @@ def compile_command(
             calibration=images,
             passes=passes,
             options=CompileOptions(
-                dense=dense, bases=bases, penalty=penalty, planes=planes, keep_dense=keep_dense
+                dense=dense, bases=bases, penalty=penalty, planes=planes, keep_dense=keep_dense, refine=refine
             ),
             stop_after=compile_to,
             after=hooks,

@@ -83,4 +83,4 @@ def verify_command(
             )
             failed = failed or not result.passed
     if failed:
-        raise SystemExit(1)
+        raise click.exceptions.Exit(1)
