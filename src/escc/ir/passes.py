@@ -209,12 +209,13 @@ def run_pipeline(
         item.run(module, context)
         if timing is not None:
             timing.rows.append((item.name, time.perf_counter() - start))
-        module.set_facts((module.facts - item.invalidates) | item.establishes)
         module.refresh_signature()
+        changed = bool(after) and module.to_text() != before
+        module.set_facts((module.facts - item.invalidates) | item.establishes)
         module.verify()
         check_legality(module)
         for hook in after:
-            hook(index, item, module, module.to_text() != before)
+            hook(index, item, module, changed)
 
 
 def _establishers(facts: frozenset[str]) -> list[str]:
