@@ -24,7 +24,7 @@ from escc.passes.reference.side_by_side import Affine, Maps, calibration_batches
 class RefineCoefficients(Pass):
     """Recode ternary layers, first to last, for the least error of their sums on calibration images.
 
-    Each layer sees what the compressed layers before it deliver and aims at the sums of the original network
+    Layers of 1x1 kernels keep theirs. Each layer sees what the compressed layers before it deliver and aims at the sums of the original network
     (methods of OBQ/GPTQ with a ternary codebook; bases and scales by least squares). Without calibration
     images nothing changes.
 
@@ -88,7 +88,8 @@ class RefineCoefficients(Pass):
         kernel = op.ints("kernel")
         size = map_shape(op.x)[2] * kernel[0] * kernel[1]
         ternary = np.issubdtype(needed(module, op, "coefficients").dtype, np.integer)
-        return ternary and size <= self.max_size
+        # planes of a 1x1 kernel are a fine number system already: little to gain for a long loop over inputs
+        return ternary and kernel != (1, 1) and size <= self.max_size
 
     def _recode(
         self, module: Module, op: LayerOp, inputs: Maps, wanted: Maps, random: np.random.Generator
