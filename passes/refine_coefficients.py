@@ -24,9 +24,9 @@ from escc.passes.reference.side_by_side import Affine, Maps, calibration_batches
 class RefineCoefficients(Pass):
     """Recode ternary layers, first to last, for the least error of their sums on calibration images.
 
-    Layers of 1x1 kernels keep theirs. Each layer sees what the compressed layers before it deliver and aims at the sums of the original network
-    (methods of OBQ/GPTQ with a ternary codebook; bases and scales by least squares). Without calibration
-    images nothing changes.
+    Layers of 1x1 kernels keep theirs. Each layer sees what the compressed layers before it deliver and
+    aims at the sums of the original network (methods of OBQ/GPTQ with a ternary codebook; bases and scales
+    by least squares). Without calibration images nothing changes.
 
     Options:
         penalty: price of a non-zero coefficient, as a share of the mean output energy of one kernel.
