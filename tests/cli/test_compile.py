@@ -39,6 +39,9 @@ def test_compile_and_simulate(folder: Path, tmp_path: Path, capsys: pytest.Captu
     assert "refine-coefficients" in captured.err
     report = json.loads((tmp_path / "report" / "compile.json").read_text())
     assert [row["form"] for row in report["layers"] if "form" in row] == ["dense", "ternary", "dense"]
+    second = report["convolutions"][1]
+    assert (second["bases"], second["shape"]["outputs"]) == (6, 16)
+    assert second["combine_first"]["macs"] == 3 * 3 * 16 * 6 * 9
     names = sorted(path.name for path in (tmp_path / "ir").iterdir())
     assert names[0] == "00-imported.mlir"
     assert names[-1].endswith("-schedule.mlir")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 from collections.abc import Callable
@@ -157,7 +158,10 @@ def compile_command(
             unsafe_load=unsafe_load,
         )
         images = _calibration_images(module, calibration, calibration_images)
+        costs: list[dict[str, Any]] = []
         hooks = _hooks(print_ir_after_all, print_ir_after, print_ir_tree_dir)
+        if report is not None:
+            hooks.append(_cost_recorder(costs))
         _write_tree(print_ir_tree_dir, 0, "imported", module)
         done = compile_module(
             module,
@@ -181,7 +185,7 @@ def compile_command(
     program = done.program.stripped() if no_debug else done.program
     program.save(output)
     if report is not None:
-        _write_report(Path(report), done)
+        _write_report(Path(report), done, costs)
     _summary(output, done)
 
 
@@ -242,7 +246,20 @@ def _layer_rows(done: Compilation) -> list[dict[str, Any]]:
     return list(debug["layers"]) if debug else []
 
 
-def _write_report(folder: Path, done: Compilation) -> None:
+def _cost_recorder(costs: list[dict[str, Any]]) -> AfterPass:
+    """A hook that keeps the convolutions' costs as the last float level has them."""
+
+    def record(_index: int, _item: Pass, module: Module, _changed: bool) -> None:
+        if "quantized" in module.facts:
+            return
+        from escc.passes.costs import layer_costs
+
+        costs[:] = [dataclasses.asdict(cost) for cost in layer_costs(module)]
+
+    return record
+
+
+def _write_report(folder: Path, done: Compilation, costs: list[dict[str, Any]]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     assert done.program is not None
     content = {
@@ -250,6 +267,7 @@ def _write_report(folder: Path, done: Compilation) -> None:
         "code_words": len(done.program.code),
         "data_bytes": len(done.program.data),
         "layers": _layer_rows(done),
+        "convolutions": costs,
     }
     atomic_write(folder / "compile.json", json.dumps(content, indent=1).encode())
 
