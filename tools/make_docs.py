@@ -32,7 +32,14 @@ _BLOCK = re.compile(r"(<!-- begin (\w+) (\S+) -->\n).*?(<!-- end -->)", re.DOTAL
 
 def command_help(name: str) -> str:
     """What ``escc NAME --help`` prints on a terminal of fixed width."""
-    top = click.Context(root, info_name="escc", terminal_width=HELP_WIDTH, max_content_width=HELP_WIDTH)
+    # the names come from the root, as on a real command line: click keeps the first help option it makes
+    top = click.Context(
+        root,
+        info_name="escc",
+        terminal_width=HELP_WIDTH,
+        max_content_width=HELP_WIDTH,
+        help_option_names=list(root.context_settings["help_option_names"]),
+    )
     command = root.get_command(top, name)
     if command is None:
         raise ValueError(f"docs name a command that does not exist: {name}")
