@@ -1,6 +1,7 @@
 """The shipped network and images.
 
-``resnet20.safetensors``: ResNet-20 trained on Fashion-MNIST by ``tools/train_demo.py``.
+``resnet20.safetensors``: ResNet-20 trained on Fashion-MNIST by ``tools/train_demo.py`` from other initial
+weights than the script draws today: running it again gives a sibling of this network, not these numbers.
 ``fashion_mnist.npz``: the first 2,000 test images with labels and the first 512 training images (for
 calibration) of Fashion-MNIST (Zalando SE, MIT licence).
 """
