@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
@@ -21,6 +19,7 @@ from escc.ir.nn import Conv2d, ConvolutionLike
 from escc.ir.passes import Pass, PassContext
 from escc.ir.xdsl import Operation, SSAValue
 from escc.passes.convolutions import ORIGINAL_WEIGHT, keep_array, needed
+from escc.passes.layer_options import items, last_match, layer_options
 from escc.passes.math.coding import LARGEST
 from escc.passes.math.ternary import Decomposition, fit_ternary, svd_float, svd_ternary, tap_ternary
 
@@ -78,9 +77,9 @@ class DecomposeKernels(Pass):
         for op in module.layers:
             if isinstance(op, Conv2d):
                 path = module_path(op)
-                named = [options for pattern, options in exceptions if fnmatchcase(path, pattern)]
+                named = last_match(path, exceptions)
                 if named or (op not in ends and self._chosen(op)):
-                    work.append((op, named[-1] if named else self, bool(named)))
+                    work.append((op, named or self, named is not None))
         # the largest layers first, so that no thread is left with a long one at the end
         work.sort(key=lambda item: -needed(module, item[0], "weight").size)
         with ThreadPoolExecutor(min(len(work), os.cpu_count() or 1) or 1) as pool:
@@ -117,26 +116,9 @@ class DecomposeKernels(Pass):
 
     def _exceptions(self) -> list[tuple[str, DecomposeKernels]]:
         """Pattern and full options of each exception."""
-        kinds: dict[str, Callable[[str], Any]] = {
-            "bases": int,
-            "planes": int,
-            "penalty": float,
-            "method": str,
-        }
+        kinds = {"bases": int, "planes": int, "penalty": float, "method": str}
         found: list[tuple[str, DecomposeKernels]] = []
-        for entry in _items(self.layers):
-            pattern, *settings = entry.split(":")
-            values: dict[str, Any] = {}
-            for setting in settings:
-                key, _, text = setting.partition("=")
-                try:
-                    values[key] = kinds[key](text)
-                except (KeyError, ValueError):
-                    raise EsccError(
-                        f"cannot read '{setting}' of '{entry}'",
-                        where=f"{self.name}{{layers}}",
-                        hint=f"pattern:option=value with options {', '.join(kinds)}",
-                    ) from None
+        for pattern, values in layer_options(self.layers, kinds, self.name):
             options = replace(self, **values)
             options._check()
             found.append((pattern, options))
@@ -147,15 +129,11 @@ class DecomposeKernels(Pass):
         path = module_path(op)
         inputs = map_shape(op.x)[2] // int(op.value("groups"))
         return (
-            not any(fnmatchcase(path, pattern) for pattern in _items(self.keep_dense))
+            not any(fnmatchcase(path, pattern) for pattern in items(self.keep_dense))
             and (self.planes > 0 or op.ints("kernel") != (1, 1))
             and inputs >= self.min_inputs
             and inputs * int(op.value("outputs")) >= self.min_kernels
         )
-
-
-def _items(text: str) -> list[str]:
-    return [item for item in re.split(r"[;,]", text) if item]
 
 
 def _first(module: Module) -> set[Operation]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
@@ -11,11 +11,12 @@ import torch.nn.functional as functional
 from numpy.typing import NDArray
 
 from escc.errors import EsccError
-from escc.ir.base import LayerOp, map_shape
+from escc.ir.base import LayerOp, map_shape, module_path
 from escc.ir.escalate import DecomposedConv2d
 from escc.ir.module import Module
 from escc.ir.passes import Pass, PassContext
 from escc.passes.convolutions import ORIGINAL_WEIGHT, needed, set_array
+from escc.passes.layer_options import last_match, layer_options
 from escc.passes.math.covariance import CovarianceFit, least_squares_target, refine
 from escc.passes.reference.side_by_side import Affine, Maps, calibration_batches, channel_statistics, walk
 
@@ -35,6 +36,8 @@ class RefineCoefficients(Pass):
         samples: about how many positions of all images are used for a layer.
         max_size: layers with more inputs per output (C * R * S) keep their codes.
         damping: share of the mean variance added to the covariance's diagonal.
+        layers: exceptions as ``pattern:option=value[:option=value]``, separated by ';' or ','; options are
+            penalty, rounds, sweeps and damping. The last match wins.
     """
 
     name: ClassVar[str] = "refine-coefficients"
@@ -47,6 +50,7 @@ class RefineCoefficients(Pass):
     samples: int = 16384
     max_size: int = 1152
     damping: float = 0.01
+    layers: str = ""
     seed: int = 0
 
     def run(self, module: Module, context: PassContext) -> None:
@@ -55,8 +59,8 @@ class RefineCoefficients(Pass):
         Raises:
             EsccError: an option out of range.
         """
-        if min(self.penalty, self.rounds, self.sweeps) < 0 or min(self.images, self.samples) < 1:
-            raise EsccError("options must not be negative, images and samples positive", where=self.name)
+        self._check()
+        exceptions = self._exceptions()
         if context.calibration is None:
             return
         inputs = calibration_batches(module, context.calibration, self.images, self.name)
@@ -69,8 +73,9 @@ class RefineCoefficients(Pass):
             context.progress(self.name, done, total)
 
         def recode(op: LayerOp, inputs: Maps, wanted: Maps) -> None:
-            if self._refines(module, op):
-                self._recode(module, op, inputs, wanted, random)
+            options = last_match(module_path(op), exceptions) or self
+            if options._refines(module, op):
+                options._recode(module, op, inputs, wanted, random)
 
         def correct(op: LayerOp, ours: Maps, original: Maps) -> Affine:
             offset = channel_statistics(original)[0] - channel_statistics(ours)[0]
@@ -81,6 +86,21 @@ class RefineCoefficients(Pass):
 
         walk(module, inputs, observe, correct, recode)
         module.drop_unused_arrays()
+
+    def _check(self) -> None:
+        numbers = (self.penalty, self.rounds, self.sweeps, self.damping)
+        if not all(0 <= number < np.inf for number in numbers) or min(self.images, self.samples) < 1:
+            raise EsccError("options must not be negative, images and samples positive", where=self.name)
+
+    def _exceptions(self) -> list[tuple[str, RefineCoefficients]]:
+        """Pattern and full options of each exception."""
+        kinds = {"penalty": float, "rounds": int, "sweeps": int, "damping": float}
+        found: list[tuple[str, RefineCoefficients]] = []
+        for pattern, values in layer_options(self.layers, kinds, self.name):
+            options = replace(self, **values)
+            options._check()
+            found.append((pattern, options))
+        return found
 
     def _refines(self, module: Module, op: LayerOp) -> bool:
         if not isinstance(op, DecomposedConv2d) or int(op.value("groups")) != 1:

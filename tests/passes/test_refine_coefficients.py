@@ -8,6 +8,7 @@ import pytest
 from escc.driver import import_model
 from escc.errors import EsccError
 from escc.frontend import zoo
+from escc.ir.base import module_path
 from escc.ir.module import Module
 from escc.ir.passes import PassContext, parse_pipeline, run_pipeline
 from escc.passes.reference.float_graph import evaluate
@@ -76,3 +77,26 @@ def test_without_images_nothing_changes(network: Module) -> None:
 def test_bad_options(network: Module) -> None:
     with pytest.raises(EsccError, match="refine-coefficients"):
         run(network, f"{PREFIX},refine-coefficients{{samples=0}}", images(0, 8))
+
+
+def test_a_layer_has_its_own_penalty(network: Module) -> None:
+    def densities(options: str) -> dict[str, float]:
+        module = run(network, f"{PREFIX},refine-coefficients{{{options}}}", images(0, 64))
+        layers = [op for op in module.layers if op.name == "escalate.decomposed_conv2d"]
+        return {module_path(op): float(op.value("density")) for op in layers}
+
+    plain = densities("penalty=0.01")
+    first, *others = plain
+    changed = densities(f"penalty=0.01 layers={first}:penalty=0.2")
+    assert changed[first] < 0.7 * plain[first]
+    # the last match wins, and codes stay as they are without rounds
+    kept = densities(f"penalty=0.01 layers=*:penalty=9;{first}:penalty=0.2;*:rounds=0")
+    untouched = densities("rounds=0")
+    assert others
+    assert kept == untouched != plain
+
+
+@pytest.mark.parametrize("layers", ["*:penalty=-1", "*:bases=3", "*:penalty=much"])
+def test_bad_options_of_a_layer(network: Module, layers: str) -> None:
+    with pytest.raises(EsccError, match="refine-coefficients"):
+        run(network, f"{PREFIX},refine-coefficients{{layers={layers}}}", images(0, 8))
