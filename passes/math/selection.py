@@ -1,12 +1,12 @@
 """One setting per layer under a common budget: Lagrangian relaxation on each layer's lower convex hull.
 
-For layers with settings of cost c and error e, the sum of errors is to be least with the sum of costs at most
-a budget. For a price lambda of the cost every layer chooses for itself, min e + lambda c, and always a corner of
-the lower convex hull of its points (c, e). As lambda falls the layers move along their hulls, corner by corner,
-each when lambda passes its slope: sorting all moves by slope gives the solution for every lambda at once, and
-each of them is optimal for what it costs (Everett 1963; Shoham and Gersho 1988). Between two of them the exact
-optimum may lie lower by less than one move; :meth:`Frontier.within` spends what is left of the budget on the
-best single changes.
+For layers with settings of cost c and error e, the sum of errors is to be least with the sum of costs at
+most a budget. For a price lambda of the cost every layer chooses for itself, min e + lambda c, and always a
+corner of the lower convex hull of its points (c, e). As lambda falls the layers move along their hulls,
+each when lambda passes its slope: sorting all moves by slope gives the solution for every lambda at once,
+and each of them is optimal for what it costs (Everett 1963; Shoham and Gersho 1988). Between two of them the
+exact optimum may lie lower by less than one move; :meth:`Frontier.within` spends what is left of the budget
+on the best single changes.
 """
 
 from __future__ import annotations
