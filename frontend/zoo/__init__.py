@@ -51,6 +51,7 @@ ZOO: dict[str, ZooEntry] = {
         "resnet", "resnet", {"layers": (3, 4, 6, 3), "bottleneck": True}, IMAGENET, 1000, "torchvision"
     ),
     "vgg16_bn": ZooEntry("vgg", "vgg16_bn", {}, IMAGENET, 1000, "torchvision"),
+    "alexnet": ZooEntry("alexnet", "alexnet", {}, IMAGENET, 1000, "torchvision"),
     "mobilenet_v2": ZooEntry("mobilenet", "mobilenet_v2", {}, IMAGENET, 1000, "torchvision"),
     "squeezenet1_0": ZooEntry("squeezenet", "squeezenet", {"version": "1.0"}, IMAGENET, 1000, "torchvision"),
     "squeezenet1_1": ZooEntry("squeezenet", "squeezenet", {"version": "1.1"}, IMAGENET, 1000, "torchvision"),

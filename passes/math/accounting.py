@@ -1,8 +1,9 @@
 """What a convolution costs: bits as stored, and operations in either order of the decomposed form.
 
-One multiplication with its addition is one MAC. Sizes follow the operand streams of the machine: a mask bit
-per coefficient and a sign bit per non-zero, each output's row padded to whole bytes; int8 bases; a 32-bit
-multiplier and an 8-bit shift per output channel as its scale. Biases cost the same in every form: left out.
+One multiplication with its addition is one MAC; batch norm is folded and biases cost the same in every form:
+both left out. Counts are for one image. Sizes follow the operand streams of the machine: a mask bit per
+coefficient and a sign bit per non-zero, each output's row padded to whole bytes; int8 bases; a 32-bit
+multiplier and an 8-bit shift per output channel as its scale.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 Array = NDArray[Any]
 
 SCALE_BITS = 40
+FLOAT_BITS = 32
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,16 @@ class ConvolutionShape:
         """MACs of the plain convolution."""
         return prod(self.output_size) * self.parameters
 
+    @property
+    def kind(self) -> str:
+        """``fully-connected`` (the kernel is the whole map), ``pointwise`` (1x1) or ``spatial``.
+
+        The frontend makes a convolution of every linear layer, with a kernel that covers its map.
+        """
+        if self.kernel == self.input_size and self.output_size == (1, 1):
+            return "fully-connected"
+        return "pointwise" if self.kernel == (1, 1) else "spatial"
+
 
 @dataclass(frozen=True)
 class Operations:
@@ -56,28 +68,78 @@ class Operations:
     macs: int
     adds: int
 
+    @property
+    def total(self) -> int:
+        """Both, an addition counted like a MAC: what papers compare with the dense MACs."""
+        return self.macs + self.adds
 
-def convolve_first(shape: ConvolutionShape, bases: int, nonzeros: int) -> Operations:
-    """PENNI's order: every input channel is convolved with every basis, then one operation per non-zero
-    coefficient and output position (its published counts charge unused planes too)."""
+    def __add__(self, other: Operations) -> Operations:
+        return Operations(self.macs + other.macs, self.adds + other.adds)
+
+
+def convolve_first(
+    shape: ConvolutionShape, bases: int, nonzeros: int, planes: int | None = None
+) -> Operations:
+    """PENNI's order: input channels are convolved with bases, then one operation per non-zero coefficient
+    and output position.
+
+    Args:
+        shape: of the layer.
+        bases: M.
+        nonzeros: non-zero coefficients.
+        planes: (input channel, basis) pairs that are convolved: :func:`used_planes`. None charges all of
+            them, as PENNI's public code does.
+    """
     positions = prod(shape.output_size)
-    planes = shape.inputs * shape.groups * bases
-    return Operations(positions * planes * prod(shape.kernel), positions * nonzeros)
+    convolved = shape.inputs * shape.groups * bases if planes is None else planes
+    return Operations(positions * convolved * prod(shape.kernel), positions * nonzeros)
 
 
-def combine_first(shape: ConvolutionShape, bases: int, nonzeros: int) -> Operations:
+def combine_first(
+    shape: ConvolutionShape, bases: int, nonzeros: int, intermediates: int | None = None
+) -> Operations:
     """ESCALATE's order: one addition per non-zero coefficient and input position, then one convolution per
-    output channel and basis."""
-    macs = prod(shape.output_size) * shape.outputs * bases * prod(shape.kernel)
+    output channel and basis.
+
+    With a stride the combination still runs at the input's resolution.
+
+    Args:
+        shape: of the layer.
+        bases: M.
+        nonzeros: non-zero coefficients.
+        intermediates: (output channel, basis) pairs that are convolved: :func:`used_intermediates`, since
+            the machine's multipliers skip combinations of nothing. None charges all of them.
+    """
+    convolved = shape.outputs * bases if intermediates is None else intermediates
+    macs = prod(shape.output_size) * convolved * prod(shape.kernel)
     return Operations(macs, prod(shape.input_size) * nonzeros)
+
+
+def used_planes(coefficients: Array, groups: int = 1) -> int:
+    """(input channel, basis) pairs that some output uses, of coefficients (K, C/groups, M)."""
+    grouped = coefficients.reshape(groups, -1, *coefficients.shape[1:])
+    return int(np.count_nonzero((grouped != 0).any(axis=1)))
+
+
+def used_intermediates(coefficients: Array) -> int:
+    """(output channel, basis) pairs that combine any input channel, of coefficients (K, C/groups, M)."""
+    return int(np.count_nonzero((coefficients != 0).any(axis=1)))
 
 
 @dataclass(frozen=True)
 class Storage:
-    """Bits of one decomposed layer."""
+    """Bits of one layer's weight.
+
+    Attributes:
+        masks: which coefficients are not zero.
+        values: signs of the non-zero ones; their values where they are real, all weights of a dense layer.
+        padding: what fills each output's row to whole bytes.
+        bases: kernels.
+        scales: what multiplies an output channel.
+    """
 
     masks: int
-    signs: int
+    values: int
     padding: int
     bases: int
     scales: int
@@ -85,7 +147,7 @@ class Storage:
     @property
     def bits(self) -> int:
         """All of them."""
-        return self.masks + self.signs + self.padding + self.bases + self.scales
+        return self.masks + self.values + self.padding + self.bases + self.scales
 
 
 def decomposed_storage(bases: Array, coefficients: Array) -> Storage:
@@ -101,9 +163,22 @@ def decomposed_storage(bases: Array, coefficients: Array) -> Storage:
     )
 
 
-def dense_bits(shape: ConvolutionShape, bits: int = 8) -> int:
-    """Bits of the plain weight; 32-bit floats have no scales."""
-    return bits * shape.parameters + (SCALE_BITS * shape.outputs if bits < 32 else 0)
+def float_storage(values: Array, bases: int = 0) -> Storage:
+    """Bits of 32-bit floats: a mask and the non-zero ones, or all of them where that is less.
+
+    Args:
+        values: weights, or real coefficients (their scale is multiplied in).
+        bases: values of the basis kernels.
+    """
+    nonzeros = int(np.count_nonzero(values))
+    sparse = values.size + FLOAT_BITS * nonzeros < FLOAT_BITS * values.size
+    masks, kept = (values.size, nonzeros) if sparse else (0, values.size)
+    return Storage(masks, FLOAT_BITS * kept, 0, FLOAT_BITS * bases, 0)
+
+
+def dense_storage(shape: ConvolutionShape) -> Storage:
+    """Bits of the plain weight in int8."""
+    return Storage(0, 8 * shape.parameters, 0, 0, SCALE_BITS * shape.outputs)
 
 
 def entropy_bits(coefficients: Array) -> float:
@@ -111,3 +186,12 @@ def entropy_bits(coefficients: Array) -> float:
     the entropy of -1, 0 and 1."""
     counts = np.unique(np.asarray(coefficients), return_counts=True)[1]
     return float(sum(count * log2(coefficients.size / count) for count in counts.tolist()))
+
+
+def largest_ratio(bases: int, taps: int = 9, density: float = 0.0) -> float:
+    """Most that mask and signs can save against 32-bit weights, whatever the layer's size.
+
+    A kernel of ``taps`` floats becomes ``bases`` mask bits, and a sign bit for the share ``density`` of them:
+    288 / M for 3x3 kernels without any coefficient left. Only removing channels goes beyond.
+    """
+    return FLOAT_BITS * taps / (bases * (1.0 + density))

@@ -9,7 +9,9 @@ from torch import nn
 from escc.driver import CompileOptions
 from escc.frontend import zoo
 
-SMALL_INPUTS = {"resnet18": 64, "resnet50": 64, "mobilenet_v2": 64, "squeezenet1_0": 64, "squeezenet1_1": 64}
+SMALL_INPUTS = dict.fromkeys(
+    ("resnet18", "resnet50", "alexnet", "mobilenet_v2", "squeezenet1_0", "squeezenet1_1"), 64
+)
 
 
 def build(name: str) -> tuple[nn.Module, tuple[int, int, int]]:
@@ -19,7 +21,8 @@ def build(name: str) -> tuple[nn.Module, tuple[int, int, int]]:
     shape = (channels, side, side) if side else (channels, height, width)
     if name == "vgg16_bn":
         shape = (3, 32, 32)
-    model = zoo.build(name, num_classes=10, seed=1)
+    options = {"hidden": 64} if name == "alexnet" else {}
+    model = zoo.build(name, num_classes=10, seed=1, **options)
     return zoo.settle(model, shape, seed=1), shape
 
 

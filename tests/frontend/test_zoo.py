@@ -19,6 +19,7 @@ PARAMETERS = {
     "resnet18": 11_689_512,
     "resnet50": 25_557_032,
     "vgg16_bn": 138_365_992,
+    "alexnet": 61_100_840,
     "mobilenet_v2": 3_504_872,
     "squeezenet1_0": 1_248_424,
     "squeezenet1_1": 1_235_496,
@@ -32,6 +33,7 @@ NAMES = {
     "resnet18": {"layer2.0.downsample.0.weight": (128, 64, 1, 1), "fc.weight": (1000, 512)},
     "resnet50": {"layer1.0.conv3.weight": (256, 64, 1, 1), "layer4.2.bn3.bias": (2048,)},
     "vgg16_bn": {"features.41.running_var": (512,), "classifier.6.weight": (1000, 4096)},
+    "alexnet": {"features.3.weight": (192, 64, 5, 5), "classifier.1.weight": (4096, 9216)},
     "mobilenet_v2": {
         "features.0.0.weight": (32, 3, 3, 3),
         "features.1.conv.0.0.weight": (32, 1, 3, 3),
@@ -60,10 +62,11 @@ def test_sizes_and_names_are_the_published_ones(name: str) -> None:
 
 
 def small(name: str) -> tuple[nn.Module, tuple[int, int, int]]:
-    options = {"hidden": 32} if name == "vgg16_bn" else {}
+    options = {"hidden": 32} if name in ("vgg16_bn", "alexnet") else {}
     model = zoo.build(name, num_classes=10, **options)
     channels, height, width = zoo.default_shape(name)
-    return model, (channels, min(height, 40), min(width, 40))
+    side = 64 if name == "alexnet" else 40  # its strides leave nothing of smaller images
+    return model, (channels, min(height, side), min(width, side))
 
 
 @pytest.mark.parametrize("name", zoo.names())
