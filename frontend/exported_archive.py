@@ -18,6 +18,7 @@ import warnings
 import zipfile
 from collections.abc import Generator
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, cast
 
@@ -146,6 +147,7 @@ def _copy_payloads(
 def _load(path: Path, rebuilt: IO[bytes]) -> ExportedProgram:
     import torch
 
+    register_operators()
     # SpooledTemporaryFile is not an io.IOBase everywhere; torch wants one.
     stream = rebuilt if isinstance(rebuilt, io.IOBase) else io.BytesIO(rebuilt.read())
     with quiet_torch(), warnings.catch_warnings():
@@ -158,6 +160,11 @@ def _load(path: Path, rebuilt: IO[bytes]) -> ExportedProgram:
                 where=str(path),
                 hint=RECIPE,
             ) from None
+
+
+def register_operators() -> None:
+    """Make torch know escc's own operators (``escc.frontend.custom_ops``): archives may contain them."""
+    import_module("escc.frontend.custom_ops")
 
 
 def first_line(error: BaseException) -> str:

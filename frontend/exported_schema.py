@@ -21,7 +21,11 @@ Json = Any
 NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,500}")
 QUALIFIED = re.compile(r"[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)*")
 OPERATOR = re.compile(r"torch\.ops\.([a-z_0-9]+)\.((?!__)\w+|__(?:and|or|xor|lshift|rshift)__)\.((?!__)\w+)")
-NAMESPACES = ("aten", "prims", "escc")
+NAMESPACES = ("aten", "prims")
+OWN_OPERATORS = frozenset(
+    {"torch.ops.escc.decomposed_conv2d.default", "torch.ops.escc.fake_quantize.default"}
+)
+"""The operators of ``escc.frontend.custom_ops``, by the names archives use."""
 SIZE_FUNCTIONS = re.compile(
     r"_operator\.(add|sub|mul|floordiv|mod|truediv|neg|pos|eq|ne|le|lt|ge|gt|and_|or_)"
     r"|math\.(trunc|ceil|floor)|torch\.sym_(int|float|max|min|not)"
@@ -236,15 +240,17 @@ def _argument(value: Json) -> Json:
 
 
 def check_target(target: Json) -> str:
-    """The operator name of a node, when it is one of torch's own tensor operators or size arithmetic."""
+    """The operator name of a node: one of torch's own tensor operators, escc's two, or size arithmetic."""
     text = cast("str", _expect(target, str, "an operator name"))
     found = OPERATOR.fullmatch(text)
     if found is None:
         if SIZE_FUNCTIONS.fullmatch(text):
             return text
         raise RefusedArchive(f"operator {_short(text)}")
+    if text in OWN_OPERATORS:
+        return text
     if found[1] not in NAMESPACES:
-        raise RefusedArchive(f"operator {_short(text)} is not one of torch's own")
+        raise RefusedArchive(f"operator {_short(text)} is not one of torch's or escc's own")
     if found[2] in FILE_OPERATORS:
         raise RefusedArchive(f"operator {_short(text)} reads or writes files")
     return text

@@ -109,7 +109,7 @@ def _zoo_shape(name: str, model: nn.Module) -> tuple[int, int, int]:
 
 
 def _open_exported(path: Path, factory: str | None, unsafe: bool) -> LoadedModel:
-    from escc.frontend.exported_archive import first_line, load_exported
+    from escc.frontend.exported_archive import first_line, load_exported, register_operators
 
     if factory is not None:
         raise EsccError("a torch.export archive holds the whole network; drop --model", where=str(path))
@@ -117,6 +117,7 @@ def _open_exported(path: Path, factory: str | None, unsafe: bool) -> LoadedModel
         return LoadedModel(load_exported(path), FileKind.EXPORTED.value, str(path))
     import torch
 
+    register_operators()
     try:
         with path.open("rb") as stream:
             program = torch.export.load(stream)
