@@ -10,7 +10,11 @@ import pytest
 import torch
 from torch import nn
 
+from escc import simulate
 from escc.cli import run
+from escc.ir.module import Module
+from escc.isa.program import Program
+from escc.passes.reference.integer_graph import evaluate_integer
 
 
 @pytest.fixture(scope="module")
@@ -33,6 +37,7 @@ def test_compile_and_simulate(folder: Path, tmp_path: Path, capsys: pytest.Captu
     program, images = str(tmp_path / "prog.bin"), str(folder / "x.npy")
     args = ["compile", str(folder / "model.pt2"), "-o", program, "--calibration", images, "--timing"]
     args += ["--report", str(tmp_path / "report"), "--print-ir-tree-dir", str(tmp_path / "ir")]
+    args += ["--ir", str(tmp_path / "program.mlir")]
     assert run(args) == 0
     captured = capsys.readouterr()
     assert "bytes of weights" in captured.out
@@ -42,10 +47,20 @@ def test_compile_and_simulate(folder: Path, tmp_path: Path, capsys: pytest.Captu
     second = report["convolutions"][1]
     assert (second["bases"], second["shape"]["outputs"]) == (6, 16)
     assert second["combine_first"]["macs"] == 3 * 3 * 16 * 6 * 9
+    totals = report["totals"]["network"]
+    assert totals["original"]["parameters"] == 8 * 27 + 16 * 72 + 16 * 4
+    assert totals["original"]["dense_macs"] == 64 * 8 * 27 + 9 * 16 * 72 + 16 * 4
+    assert totals["compiled"]["bits"] == sum(row["bits"] for row in report["convolutions"])
+    assert report["totals"]["without_classifier"]["compiled"]["layers"] == 2
+    assert report["bits_per_weight"] == second["bits"] / (16 * 72)
     names = sorted(path.name for path in (tmp_path / "ir").iterdir())
     assert names[0] == "00-imported.mlir"
     assert names[-1].endswith("-schedule.mlir")
     assert "escalate.combine" in (tmp_path / "ir" / names[-1]).read_text()
+    module, inputs = Module.load(tmp_path / "program.mlir"), np.load(images)
+    assert np.array_equal(
+        evaluate_integer(module, inputs)[0], simulate(Program.load(program), inputs).outputs[0]
+    )
     assert run(["sim", program, "--input", images, "--output", str(tmp_path / "y.npy")]) == 0
     assert run(["sim", program, "--input", images, "--expected", str(tmp_path / "y.npy")]) == 0
 

@@ -38,6 +38,7 @@ COMMANDS = {
     "sim": Command("escc.cli.sim:sim_command", "Run a program on the simulated machine."),
     "verify": Command("escc.cli.verify:verify_command", "Compare every level of a compilation with torch."),
     "ops": Command("escc.cli.ops:ops_command", "Which operators of a model compile, and why not."),
+    "count": Command("escc.cli.count:count_command", "Weights, operations and bytes of a model."),
     "opt": Command("escc.cli.opt:opt_command", "Run passes on a module in text form."),
     "asm": Command("escc.cli.asm:assemble_command", "Assemble text to a program."),
     "dis": Command("escc.cli.asm:disassemble_command", "Disassemble a program to text."),

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from escc.driver import Compilation
     from escc.ir.module import Module
     from escc.ir.passes import AfterPass, Pass
+    from escc.passes.costs import LayerCost
 
 
 def model_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -63,7 +64,9 @@ def parse_shape(
 )
 @model_options
 @click.option(
-    "--calibration", type=click.Path(), help="Images for the activation scales (.npy, .npz, idx, folder)."
+    "--calibration",
+    type=click.Path(),
+    help="Images for the activation scales (.npy, .npz, idx, folder); of a data set the training images.",
 )
 @click.option(
     "--calibration-images",
@@ -114,7 +117,12 @@ def parse_shape(
 )
 @click.option("--timing", is_flag=True, help="Print seconds per pass (stderr).")
 @click.option(
-    "--report", type=click.Path(file_okay=False), help="Folder for compile.json with per-layer rows."
+    "--report",
+    type=click.Path(file_okay=False),
+    help="Folder for compile.json: layers, operations in both orders, sizes.",
+)
+@click.option(
+    "--ir", "ir_file", type=click.Path(dir_okay=False), help="Write the program's IR too (and .safetensors)."
 )
 @click.option("--no-debug", is_flag=True, help="Leave the debug section out of the program.")
 def compile_command(
@@ -140,10 +148,12 @@ def compile_command(
     print_ir_tree_dir: str | None,
     timing: bool,
     report: str | None,
+    ir_file: str | None,
     no_debug: bool,
 ) -> None:
     """Compile MODEL (exported archive, torch.save file, state_dict, safetensors) to a program."""
-    _check_output(output)
+    for path in (output, *([ir_file] if ir_file is not None else [])):
+        _check_output(path)
     from escc.driver import CompileOptions, compile_module, import_model
     from escc.isa.arch import Arch
 
@@ -158,9 +168,10 @@ def compile_command(
             unsafe_load=unsafe_load,
         )
         images = _calibration_images(module, calibration, calibration_images)
-        costs: list[dict[str, Any]] = []
+        costs: list[list[LayerCost]] = []
         hooks = _hooks(print_ir_after_all, print_ir_after, print_ir_tree_dir)
         if report is not None:
+            costs.append(_layer_costs(module))
             hooks.append(_cost_recorder(costs))
         _write_tree(print_ir_tree_dir, 0, "imported", module)
         done = compile_module(
@@ -184,6 +195,8 @@ def compile_command(
         return
     program = done.program.stripped() if no_debug else done.program
     program.save(output)
+    if ir_file is not None:
+        done.module.save(ir_file)
     if report is not None:
         _write_report(Path(report), done, costs)
     _summary(output, done)
@@ -206,7 +219,7 @@ def _calibration_images(module: Module, source: str | None, count: int) -> NDArr
         return None
     from escc.frontend.data import load_images
 
-    return load_images(source, module.input_ports[0].torch_shape, limit=count)
+    return load_images(source, module.input_ports[0].torch_shape, limit=count, part="train")
 
 
 def _hooks(print_all: bool, print_after: tuple[str, ...], tree: str | None) -> list[AfterPass]:
@@ -246,28 +259,42 @@ def _layer_rows(done: Compilation) -> list[dict[str, Any]]:
     return list(debug["layers"]) if debug else []
 
 
-def _cost_recorder(costs: list[dict[str, Any]]) -> AfterPass:
-    """A hook that keeps the convolutions' costs as the last float level has them."""
+def _layer_costs(module: Module) -> list[LayerCost]:
+    from escc.passes.costs import layer_costs
+
+    return layer_costs(module)
+
+
+def _cost_recorder(costs: list[list[LayerCost]]) -> AfterPass:
+    """A hook that keeps what convolutions cost before all passes and at the last float level."""
 
     def record(_index: int, _item: Pass, module: Module, _changed: bool) -> None:
-        if "quantized" in module.facts:
-            return
-        from escc.passes.costs import layer_costs
-
-        costs[:] = [dataclasses.asdict(cost) for cost in layer_costs(module)]
+        if "quantized" not in module.facts:
+            costs[1:] = [_layer_costs(module)]
 
     return record
 
 
-def _write_report(folder: Path, done: Compilation, costs: list[dict[str, Any]]) -> None:
+def _write_report(folder: Path, done: Compilation, costs: list[list[LayerCost]]) -> None:
+    from escc.passes.costs import bits_per_weight, network_cost
+
     folder.mkdir(parents=True, exist_ok=True)
     assert done.program is not None
+    original, compiled = costs[0], costs[-1]
     content = {
         "passes": [{"name": name, "seconds": seconds} for name, seconds in done.timing.rows],
         "code_words": len(done.program.code),
         "data_bytes": len(done.program.data),
         "layers": _layer_rows(done),
-        "convolutions": costs,
+        "convolutions": [dataclasses.asdict(cost) for cost in compiled],
+        "totals": {
+            name: {
+                "original": dataclasses.asdict(network_cost(original, classifier=classifier)),
+                "compiled": dataclasses.asdict(network_cost(compiled, classifier=classifier)),
+            }
+            for name, classifier in (("network", True), ("without_classifier", False))
+        },
+        "bits_per_weight": bits_per_weight(compiled, original),
     }
     atomic_write(folder / "compile.json", json.dumps(content, indent=1).encode())
 
