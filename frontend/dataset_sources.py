@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -12,8 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from escc.errors import EsccError
-from escc.frontend.array_files import NpzFile, head_of, read_idx
+from escc.frontend.array_files import MAX_BYTES, NpzFile, head_of, read_idx
+from escc.frontend.cifar import cifar_folder, cifar_tar
 from escc.frontend.image_arrays import Bytes, Labels, Shape, checked_labels, fit_bytes
+from escc.frontend.pictures import is_picture, read_pictures
 
 Part = Literal["train", "test"]
 Arrays = tuple[NDArray[Any], NDArray[Any]]
@@ -97,31 +100,127 @@ class ArraySource(Source):
 
     def pixels(self, part: Part, shape: Shape) -> int:
         raw = self._raw(part)
-        return int(np.prod(raw.shape[1:])) // shape[0]
+        return math.prod(raw.shape[1:]) // shape[0]
 
 
-def find_source(path: Path) -> Source | None:
+class PictureSource(Source):
+    """Pictures in one folder per class; they are decoded when they are asked for, and only those."""
+
+    format = "pictures in one folder per class"
+
+    def __init__(self, where: Path, train: Path, test: Path | None) -> None:
+        self.where = where
+        self.class_names = tuple(sorted(folder.name for folder in class_folders(train)))
+        self.classes = len(self.class_names)
+        self._files: dict[Part, list[tuple[Path, int]]] = {"train": self._listed(train)}
+        if test is not None:
+            self._files["test"] = self._listed(test)
+        self._grey: bool | None = None
+
+    def _listed(self, folder: Path) -> list[tuple[Path, int]]:
+        found: list[tuple[Path, int]] = []
+        for place in class_folders(folder):
+            if place.name not in self.class_names:
+                raise EsccError(f"no training pictures of the class '{place.name}'", where=str(folder))
+            number = self.class_names.index(place.name)
+            found += [(file, number) for file in sorted(place.iterdir()) if is_picture(file)]
+        return found
+
+    def labels(self, part: Part) -> Labels | None:
+        files = self._files.get(part)
+        return None if files is None else np.array([number for _, number in files], dtype=np.int64)
+
+    def images(self, part: Part, shape: Shape, chosen: NDArray[np.int64]) -> Bytes:
+        needed = len(chosen) * math.prod(shape)
+        if needed > MAX_BYTES:
+            raise EsccError(
+                f"{len(chosen)} pictures take {needed >> 30} GiB", where=str(self.where), hint="limit them"
+            )
+        files = self._files[part]
+        images, grey = read_pictures([files[index][0] for index in chosen], shape, self.where)
+        if len(chosen) > 0 and self._grey is None:
+            self._grey = bool(grey.all())
+        # single grey pictures in a colour set are common and lose nothing; the other way something is lost
+        if self._grey if shape[0] == 3 else not grey.all():
+            kind = "grey" if shape[0] == 3 else "coloured"
+            raise EsccError(
+                f"the pictures are {kind}, the network takes {shape[0]} channel(s)",
+                where=str(self.where),
+                hint="escc does not turn grey images into colour ones or back",
+            )
+        return images
+
+    def pixels(self, part: Part, shape: Shape) -> int:
+        return shape[1] * shape[2]
+
+
+def find_source(path: Path, *, trees: bool = True) -> Source | None:
     """The data set at ``path``: itself, or the only one up to two folders below.
+
+    Args:
+        path: a folder or a file.
+        trees: take pictures in <class>/ without a train/ above for a data set.
 
     Raises:
         EsccError: missing or unreadable, or several data sets below.
     """
     if not path.is_dir():
         head, _size = head_of(path)
-        return _npz_source(path) if head.startswith(b"PK\x03\x04") else None
+        return _npz_source(path) if head.startswith(b"PK\x03\x04") else _cifar_source(path)
     level = [path]
-    for _depth in range(3):
-        found = [source for folder in level if (source := _folder_source(folder)) is not None]
-        if len(found) > 1:
-            raise EsccError("holds several data sets", where=str(path), hint="name the folder of one of them")
-        if found:
-            return found[0]
-        level = sorted(child for folder in level for child in folder.iterdir() if child.is_dir())
+    try:
+        for _depth in range(3):
+            found = [source for folder in level if (source := _folder_source(folder, trees)) is not None]
+            if len(found) > 1:
+                raise EsccError(
+                    "holds several data sets", where=str(path), hint="name the folder of one of them"
+                )
+            if found:
+                return found[0]
+            level = sorted(child for folder in level for child in folder.iterdir() if child.is_dir())
+    except OSError as error:
+        raise EsccError(f"cannot read: {error.strerror}", where=str(error.filename or path)) from None
     return None
 
 
-def _folder_source(folder: Path) -> Source | None:
-    return _idx_source(folder)
+def _folder_source(folder: Path, trees: bool) -> Source | None:
+    return _idx_source(folder) or _cifar_source(folder) or _picture_source(folder, trees)
+
+
+def _cifar_source(path: Path) -> Source | None:
+    found = cifar_folder(path) if path.is_dir() else cifar_tar(path)
+    return None if found is None else ArraySource(path, found[0].format, found[1], found[0].classes)
+
+
+# -- pictures -----------------------------------------------------------------------------------------------
+
+TEST_FOLDERS = ("test", "val", "valid", "validation")
+
+
+def class_folders(folder: Path) -> list[Path]:
+    """The folders in a folder that hold pictures themselves, by name."""
+    if not folder.is_dir():
+        return []
+    return sorted(
+        child for child in folder.iterdir() if child.is_dir() and any(map(is_picture, child.iterdir()))
+    )
+
+
+def _picture_source(folder: Path, trees: bool) -> Source | None:
+    """train/<class>/ beside test/<class>/ (or val, where the test pictures have no classes), or <class>/."""
+    if class_folders(folder / "train"):
+        # ImageNet's test pictures are not in classes, its val ones are
+        test = next((folder / name for name in TEST_FOLDERS if class_folders(folder / name)), None)
+        return PictureSource(folder, folder / "train", test)
+    classes = class_folders(folder) if trees else []
+    if not classes or any(map(is_picture, folder.iterdir())):
+        return None
+    if wrong := {place.name for place in classes} & {"train", *TEST_FOLDERS}:
+        raise EsccError(
+            f"the pictures in {'/, '.join(sorted(wrong))}/ do not lie in one folder per class",
+            where=str(folder),
+        )
+    return PictureSource(folder, folder, None)
 
 
 # -- idx ----------------------------------------------------------------------------------------------------

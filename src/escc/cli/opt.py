@@ -19,7 +19,11 @@ from escc.cli.progress import progress_bars
 )
 @click.option("-p", "--passes", default="", metavar="PIPELINE", help="Passes to run: 'a,b{k=1},c'.")
 @click.option("--arch", "arch_file", type=click.Path(), help="Architecture file (TOML).")
-@click.option("--calibration", type=click.Path(), help="Images for passes that calibrate.")
+@click.option(
+    "--calibration",
+    type=click.Path(),
+    help="Images for passes that calibrate; of a data set the training images.",
+)
 @click.option("--locations/--no-locations", default=False, help="Print locations.")
 @click.option("--generic", is_flag=True, help="Print the generic form.")
 @click.option("--list-passes", is_flag=True, help="List the installed passes and their options.")
@@ -46,7 +50,7 @@ def opt_command(
     if calibration is not None:
         from escc.frontend.data import load_images
 
-        images = load_images(calibration, module.input_ports[0].torch_shape)
+        images = load_images(calibration, module.input_ports[0].torch_shape, part="train")
     from escc.isa.arch import Arch
 
     with progress_bars() as progress:

@@ -13,7 +13,10 @@ from escc.cli.progress import progress_bars
 @click.option("--arch", "arch_file", type=click.Path(), help="Architecture file (TOML).")
 @model_options
 @click.option(
-    "--input", "source", type=click.Path(), help="Images to compare on; default: seeded random ones."
+    "--input",
+    "source",
+    type=click.Path(),
+    help="Images to compare on (of a data set the test images); default: seeded random ones.",
 )
 @click.option("--images", default=4, show_default=True, type=click.IntRange(1), help="How many images.")
 @click.option("--seed", default=0, show_default=True, type=int, help="Seed of the random images.")
