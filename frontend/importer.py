@@ -11,13 +11,14 @@ import math
 import os
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, cast
 
 from escc.errors import EsccError
 from escc.frontend.operators import REASONS, find_rule, in_place_is_safe, is_in_place
+from escc.frontend.trained import Rounding, place_pins
 from escc.frontend.translation import Call, Constant, Map, Shape, Unsupported, batch_shape
-from escc.ir.base import make_location, tensor_type
+from escc.ir.base import make_location, tensor_type, to_attribute
 from escc.ir.module import Module, Port
 from escc.ir.nn import AdaptiveAvgPool
 from escc.ir.store import TensorStore
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     from torch.fx import Node
 
 MAX_CONSTANT_ELEMENTS = 1 << 28
+USE = "use"
+"""Attribute of a rounding: which entry of the list of uses speaks of it."""
 FRAME = re.compile(r'File "([^"\n]+)", line (\d+), in (\S+)')
 # size arithmetic and checks: nothing that a map flows through
 NO_VALUE = re.compile(r"_assert_\w+|sym_constrain_range\w*|sym_size|sym_numel|sym_stride|_set_grad_enabled")
@@ -176,6 +179,23 @@ class _Importer:
                 self._call(node)
             elif node.op not in ("placeholder", "output"):
                 self._refuse(node, f"graph node of kind {node.op}")
+        # stand-ins read what the model does not: then nothing can be said about who reads a map
+        if all(use.supported for use in self.uses):
+            self._place_pins()
+
+    def _place_pins(self) -> None:
+        returned = [value.value for _, value in self._returned() if isinstance(value, Map)]
+        became = place_pins(self.module, returned, self._refuse_rounding)
+        for node, value in self.values.items():
+            if isinstance(value, Map) and value.value in became:
+                final = value.value
+                while final in became:
+                    final = became[final]
+                self.values[node] = Map(final, value.shape)
+
+    def _refuse_rounding(self, rounding: Rounding, reason: str) -> None:
+        index = int(rounding.value(USE))
+        self.uses[index] = replace(self.uses[index], supported=False, becomes="", reason=reason)
 
     def _call(self, node: Node) -> None:
         target: Any = node.target
@@ -202,7 +222,7 @@ class _Importer:
             self.values[node] = rule.translate(call)
         except _Blocked:
             becomes = rule.becomes if rule else ""
-            self.uses.append(OperatorUse(f"aten.{name}", True, becomes, "", path, source))
+            self.uses.append(OperatorUse(_full_name(target), True, becomes, "", path, source))
             self.values[node] = self._stand_in(node)
         except Unsupported as error:
             self._refuse(node, str(error))
@@ -211,7 +231,10 @@ class _Importer:
         else:
             emitted = [op for op in dict.fromkeys(call.emitted)]
             becomes = " + ".join(emitted) or ("view" if rule.becomes.startswith("nn.") else rule.becomes)
-            self.uses.append(OperatorUse(f"aten.{name}", True, becomes, "", path, source))
+            value = self.values[node]
+            if isinstance(value, Map) and isinstance(value.value.owner, Rounding) and not call.emitted:
+                value.value.owner.attributes.setdefault(USE, to_attribute(len(self.uses)))
+            self.uses.append(OperatorUse(_full_name(target), True, becomes, "", path, source))
 
     def _refuse(self, node: Node, reason: str) -> None:
         """Note a refusal; a stand-in of the right shape lets later calls be looked at, too."""
@@ -297,7 +320,7 @@ class _Importer:
 
         target: Any = node.target
         arguments = [*node.all_input_nodes]
-        if str(target).split(".", 1)[0] not in ("aten", "prims"):
+        if str(target).split(".", 1)[0] not in ("aten", "prims", "escc"):
             return False
         if not all(isinstance(self.values.get(item), Constant) for item in arguments):
             return False
@@ -319,6 +342,18 @@ class _Importer:
         return True
 
     # -- the end --------------------------------------------------------------------------------------------
+    def _returned(self) -> list[tuple[Any, Any]]:
+        """The graph's results and what stands for them."""
+        (output,) = self.exported.graph.find_nodes(op="output")
+        results = cast("Sequence[Any]", output.args[0])
+        specs = self.exported.graph_signature.output_specs
+        # a model may also overwrite its input; nobody sees that here
+        return [
+            (result, self.values.get(result) if hasattr(result, "meta") else None)
+            for result, spec in zip(results, specs, strict=True)
+            if spec.kind.name == "USER_OUTPUT"
+        ]
+
     def finish(self) -> Module:
         """The module, with its outputs and without what nobody uses."""
         if self.mutated:
@@ -326,16 +361,8 @@ class _Importer:
                 f"the model changes its buffers ({', '.join(sorted(self.mutated.values())[:3])})",
                 hint="call model.eval() before exporting",
             )
-        (output,) = self.exported.graph.find_nodes(op="output")
-        results = cast("Sequence[Any]", output.args[0])
-        specs = self.exported.graph_signature.output_specs
-        # a model may also overwrite its input; nobody sees that here
-        wanted = [
-            result for result, spec in zip(results, specs, strict=True) if spec.kind.name == "USER_OUTPUT"
-        ]
         outputs: list[tuple[Port, Any]] = []
-        for index, result in enumerate(wanted):
-            value = self.values.get(result) if hasattr(result, "meta") else None
+        for index, (result, value) in enumerate(self._returned()):
             if not isinstance(value, Map):
                 kind = "a constant" if isinstance(value, Constant) else "not a tensor computed from the input"
                 raise EsccError(f"output {index} is {kind}")

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from escc.frontend import windows
+from escc.frontend import trained, windows
 from escc.frontend.translation import (
     Call,
     Constant,
@@ -460,6 +460,12 @@ RULES: dict[str, Rule] = {
 }
 """ATen operator (name.overload) -> rule; in-place forms share the rule of the plain one."""
 
+OWN_RULES: dict[str, Rule] = {
+    "decomposed_conv2d.default": Rule(trained.decomposed_conv2d, "escalate.decomposed_conv2d"),
+    "fake_quantize.default": Rule(trained.fake_quantize, "(pinned scale)"),
+}
+"""The same for the operators of the namespace ``escc``."""
+
 FRESH = frozenset(
     {"conv2d", "convolution", "linear", "batch_norm", "add", "mul", "sub", "div", "cat", "relu", "max_pool2d"}
 )
@@ -467,8 +473,10 @@ FRESH = frozenset(
 
 
 def find_rule(target: Any) -> Rule | None:
-    """The rule of an ATen operator, None when there is none."""
+    """The rule of an ATen operator or one of ours, None when there is none."""
     text = str(target)
+    if text.startswith("escc."):
+        return OWN_RULES.get(text.removeprefix("escc."))
     if not text.startswith("aten."):
         return None
     name, _, overload = text.removeprefix("aten.").partition(".")

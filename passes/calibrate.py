@@ -10,12 +10,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from escc.errors import EsccError
-from escc.ir.activations import ACTIVATIONS, clamp_limits
+from escc.ir.activations import ACTIVATIONS
 from escc.ir.base import LayerOp, Symbol, describe, map_shape, module_path, to_attribute
 from escc.ir.escalate import DecomposedConv2d
 from escc.ir.module import Module
 from escc.ir.passes import Pass, PassContext
+from escc.ir.pins import input_pin, pin_of, pre_pin_of
+from escc.passes.convolutions import ORIGINAL_WEIGHT
 from escc.passes.math.ranges import Distribution, best_scale, scale_range
+from escc.passes.pinned import fully_pinned, has_table_input
 from escc.passes.reference.side_by_side import (
     Affine,
     Maps,
@@ -28,7 +31,8 @@ from escc.passes.reference.side_by_side import (
 from escc.passes.signs import activation_of, non_negative_values
 
 CALIBRATION = "escc.calibration"
-"""Module attribute: "images", or "synthetic" when there were none and random numbers stood in for them."""
+"""Module attribute: where scales come from. "images", "synthetic" when there were none and random numbers
+stood in for them, or "pinned" when training has fixed all of them."""
 
 METHODS = ("mse", "percentile", "max")
 _SAMPLES = 2**18
@@ -39,15 +43,17 @@ _LARGEST_GAIN = 4.0
 class Calibrate(Pass):
     """Record the range of every value on calibration images; without images on standard normal noise.
 
-    Every operation gets ``range`` (smallest, largest real value its 8-bit map has to hold), operations that
-    end in a table also ``pre_range`` (the same for the table's input), inputs get ``escc.range``.
+    Values whose scale is pinned keep it; where all are, nothing is run. Every other operation gets ``range``
+    (smallest, largest real value its 8-bit map has to hold), operations that end in a table also
+    ``pre_range`` (the same for the table's input), inputs get ``escc.range``.
 
     Options:
         method: "mse" clips where the mean error of 8 bits is least, "percentile" leaves out
             100 - percentile percent of the values, "max" clips nothing. Inputs and outputs are never clipped.
         percentile: for that method.
         correct_statistics: give every output channel of a compressed layer the mean and standard deviation it
-            had before compression (batch-norm re-estimation after folding).
+            had before compression (batch-norm re-estimation after folding). Layers that came decomposed keep
+            their weights.
         images: at most that many images, evenly spaced; fewer when a gigabyte does not hold their maps.
         seed: for the noise.
     """
@@ -74,11 +80,17 @@ class Calibrate(Pass):
                 where=self.name,
                 hint=f"methods: {', '.join(METHODS)}",
             )
+        corrects = self.correct_statistics and any(ORIGINAL_WEIGHT in op.attributes for op in module.layers)
+        if not corrects and fully_pinned(module):
+            module.op.attributes[CALIBRATION] = to_attribute("pinned")
+            return
         inputs = self._inputs(module, context)
         module.op.attributes[CALIBRATION] = to_attribute(
             "synthetic" if context.calibration is None else "images"
         )
         for index, batches in enumerate(inputs):
+            if input_pin(module, index) is not None:
+                continue
             low, high = _extremes(batches, module.input_ports[index].name)
             module.set_input_value(index, "range", (low, high))
         unsigned = non_negative_values(module)
@@ -88,9 +100,11 @@ class Calibrate(Pass):
         def observe(op: LayerOp, before: Maps, after: Maps) -> None:
             nonlocal done
             method = "max" if op.out in outputs else self.method
-            op.set_value("range", self._range(op, after, method, op.out not in unsigned))
-            kind, arguments = activation_of(op)
-            if kind is not None and clamp_limits(kind, arguments) is None and op.name != "nn.activation":
+            if pin_of(op) is None:
+                op.set_value("range", self._range(op, after, method, op.out not in unsigned))
+            if has_table_input(op) and pre_pin_of(op) is None:
+                kind, arguments = activation_of(op)
+                assert kind is not None
                 function = ACTIVATIONS[kind].function
                 op.set_value(
                     "pre_range",

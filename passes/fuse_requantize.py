@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+from escc.ir.activations import clamp_limits
 from escc.ir.base import LayerOp, replace_op
 from escc.ir.module import Module
 from escc.ir.nn import Activation, Add, ConvolutionLike
 from escc.ir.passes import Pass, PassContext
+from escc.ir.pins import PRE_SCALE, pin_of, set_pin
 from escc.ir.xdsl import Attribute, Operation, SSAValue
 from escc.passes.convolutions import producer
 
@@ -19,7 +21,8 @@ class FuseRequantize(Pass):
 
     Only where nobody else uses what comes between. Of two convolutions that are added the later one takes the
     sum; it moves down to the addition, so that its residual is always there before it. An activation behind
-    an addition that found no convolution joins the addition. Other activations stay as they are.
+    an addition that found no convolution joins the addition. Other activations stay as they are. What is
+    pinned between the two is rounded there, so that only a table, which reads 8 bits anyway, joins it.
     """
 
     name: ClassVar[str] = "fuse-requantize"
@@ -54,6 +57,7 @@ def _fuse_addition(add: Add, order: dict[Operation, int]) -> None:
         **{**convolution.properties, **_activation_of(add)},
     )
     fused.attributes.update(convolution.attributes)
+    set_pin(fused, pin_of(add))
     order[fused] = order[add]
     replace_op(add, [fused])
     convolution.detach()
@@ -65,7 +69,8 @@ def _sum_to_extend(value: SSAValue) -> ConvolutionLike | None:
     op = producer(value)
     if not isinstance(op, ConvolutionLike) or not value.has_one_use():
         return None
-    return op if len(op.operands) == 1 and op.value("activation") is None else None
+    extends = len(op.operands) == 1 and op.value("activation") is None and pin_of(op) is None
+    return op if extends else None
 
 
 def _activation_of(op: LayerOp) -> dict[str, Attribute]:
@@ -78,6 +83,13 @@ def _fuse_activation(activation: Activation) -> None:
         return
     if before.value("activation") is not None:
         return
+    between = pin_of(before)
+    if between is not None:
+        kind, arguments = str(activation.value("kind")), activation.floats("args")
+        if not between.signed or clamp_limits(kind, arguments) is not None:
+            return
+        before.set_value(PRE_SCALE, between.scale)
+    set_pin(before, pin_of(activation))
     before.set_value("activation", activation.properties["kind"])
     if "args" in activation.properties:
         before.set_value("activation_args", activation.properties["args"])

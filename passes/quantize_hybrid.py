@@ -13,6 +13,7 @@ from escc.errors import EsccError
 from escc.ir.base import describe, map_shape, replace_op
 from escc.ir.module import Module
 from escc.ir.passes import Pass, PassContext
+from escc.ir.pins import PRE_SCALE, SCALE, SIGNED, input_pin
 from escc.ir.types import MapType
 from escc.passes.convolutions import ORIGINAL_WEIGHT
 from escc.passes.math.ranges import map_scale
@@ -25,7 +26,7 @@ FAMILIES = (convolution, elementwise, pooling)
 
 DEFAULT_Z_BITS = 20
 
-CONSUMED = frozenset({"range", "pre_range", ORIGINAL_WEIGHT})
+CONSUMED = frozenset({"range", "pre_range", ORIGINAL_WEIGHT, SCALE, SIGNED, PRE_SCALE})
 """Attributes of float operations that end here; what other passes noted (densities, errors) stays."""
 
 
@@ -65,15 +66,17 @@ class QuantizeHybrid(Pass):
 
 
 def _quantize_inputs(module: Module, state: Quantizer) -> None:
-    """Give every input the type of an 8-bit map, unsigned when its calibrated range is not negative."""
+    """Give every input the type of an 8-bit map, unsigned when its calibrated range is not negative; a pin
+    decides both."""
     for index, (value, port) in enumerate(zip(module.inputs, module.input_ports, strict=True)):
-        span = module.input_value(index, "range")
-        if span is None:
+        pin, span = input_pin(module, index), module.input_value(index, "range")
+        if pin is None and span is None:
             raise EsccError(
                 "has no calibrated range", where=f"input '{port.name}'", hint="run calibrate first"
             )
         signed = value not in state.unsigned
-        kind = MapType.of(map_shape(value), signed, map_scale(span[0], span[1], signed))
+        scale = pin.scale if pin is not None else map_scale(span[0], span[1], signed)
+        kind = MapType.of(map_shape(value), signed, scale)
         replacement = module.body.insert_arg(kind, index)
         value.replace_all_uses_with(replacement)
         module.body.erase_arg(value)

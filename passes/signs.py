@@ -5,6 +5,7 @@ from __future__ import annotations
 from escc.ir.activations import is_non_negative
 from escc.ir.base import LayerOp
 from escc.ir.module import Module
+from escc.ir.pins import input_pin, pin_of
 from escc.ir.xdsl import SSAValue
 
 _FOLLOWS_OPERANDS = frozenset(
@@ -17,14 +18,20 @@ _FOLLOWS_OPERANDS = frozenset(
 def non_negative_values(module: Module) -> set[SSAValue]:
     """The values of a float module that are never negative, whatever the data.
 
-    Results by the structure of the network, inputs by their calibrated range (they saturate at its end).
+    Results by the structure of the network, inputs by their calibrated range (they saturate at its end), both
+    by their pinned scale where they have one.
     """
     found: set[SSAValue] = set()
     for index, value in enumerate(module.inputs):
-        span = module.input_value(index, "range")
-        if span is not None and span[0] >= 0:
+        pin, span = input_pin(module, index), module.input_value(index, "range")
+        if not pin.signed if pin is not None else span is not None and span[0] >= 0:
             found.add(value)
     for op in module.layers:
+        pin = pin_of(op)
+        if pin is not None:
+            if not pin.signed:
+                found.add(op.out)
+            continue
         kind, arguments = activation_of(op)
         follows = op.name in _FOLLOWS_OPERANDS and all(value in found for value in op.operands)
         if kind is None:

@@ -13,6 +13,7 @@ from escc.ir.base import LayerOp, Symbol, describe, map_shape
 from escc.ir.escalate import QuantizedConv2d
 from escc.ir.types import MapType
 from escc.passes.math.fixed_point import ACCUMULATOR_LIMIT, balanced_ternary, round_half_away
+from escc.passes.math.grids import grid_steps
 from escc.passes.quantize.rules import Finish, Quantizer, operand_type, rule
 
 Array = NDArray[np.float64]
@@ -65,7 +66,7 @@ def _emit_ternary(
     state: Quantizer, op: LayerOp, bases: Array, coefficients: NDArray[np.int8], scale: Array
 ) -> LayerOp:
     x, result, finish = _types(state, op)
-    step = float(np.abs(bases).max(initial=0.0)) / WEIGHT_LIMIT or 1.0
+    step = float(grid_steps(bases.reshape(1, -1), WEIGHT_LIMIT)[0]) or 1.0
     integers = round_half_away(bases / step).astype(np.int8)
     # A bias far above the weights does not fit 32 bits of their scale. If they cannot move the result by half
     # a step they are dropped, and the bias gets a scale of its own.
@@ -87,9 +88,9 @@ def _emit_dense(state: Quantizer, op: LayerOp, weight: Array) -> LayerOp:
     groups, channels = int(op.value("groups")), map_shape(op.x)[2]
     planes = state.dense_planes and weight.shape[2:] == (1, 1) and groups < max(channels, 2)
     limit = PLANE_LIMIT if planes else WEIGHT_LIMIT
-    largest = np.abs(weight).reshape(len(weight), -1).max(axis=1, initial=0.0)
+    steps = grid_steps(weight.reshape(len(weight), -1), limit)
     # at least coarse enough that the bias fits 32 bits: weights below that resolution cannot matter beside it
-    scale = np.maximum(largest / limit, np.abs(_bias(state, op)) / (_BIAS_LIMIT * x.scale_value))
+    scale = np.maximum(steps, np.abs(_bias(state, op)) / (_BIAS_LIMIT * x.scale_value))
     divisor = np.where(scale > 0, scale, 1.0)[:, None, None, None]
     integers = round_half_away(weight / divisor).astype(np.int64)
     bases = integers.astype(np.int8)

@@ -13,6 +13,7 @@ from escc.errors import EsccError
 from escc.ir.activations import ACTIVATIONS, clamp_limits
 from escc.ir.base import LayerOp, Symbol, describe, map_shape, module_path
 from escc.ir.module import Module
+from escc.ir.pins import pin_of, pre_pin_of
 from escc.ir.types import MapType
 from escc.ir.xdsl import SSAValue
 from escc.passes.math.fixed_point import byte_values, fixed_point, integer_dtype, limits, round_half_away
@@ -61,7 +62,10 @@ class Quantizer:
         return Symbol(self.module.store.add(f"{path}.{suffix}", array))
 
     def result_type(self, op: LayerOp) -> MapType:
-        """The integer map of a result: unsigned when never negative, scale from its calibrated range."""
+        """The integer map of a result: as pinned, else unsigned when never negative, scale from its range."""
+        pin = pin_of(op)
+        if pin is not None:
+            return MapType.of(map_shape(op.out), pin.signed, pin.scale)
         signed = op.out not in self.unsigned
         low, high = _range(op, "range")
         return MapType.of(map_shape(op.out), signed, map_scale(low, high, signed))
@@ -74,7 +78,8 @@ class Quantizer:
             return Finish(result.scale_value, smallest, largest, None)
         clamp = clamp_limits(kind, arguments)
         if clamp is None:
-            scale = map_scale(*_range(op, "pre_range"), signed=True)
+            pin = pre_pin_of(op)
+            scale = pin.scale if pin is not None else map_scale(*_range(op, "pre_range"), signed=True)
             return Finish(scale, smallest, largest, self.table(op, scale, True, result))
         low, high = (
             int(np.clip(round_half_away(np.clip(bound / result.scale_value, -1e9, 1e9)), smallest, largest))

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from escc.errors import EsccError
 from escc.ir.base import LayerOp, describe, map_shape
 from escc.ir.module import Module
+from escc.ir.pins import Pin, input_pin, pin_of, pre_pin_of
 from escc.ir.xdsl import SSAValue
 
 Visit = Callable[[LayerOp, torch.Tensor], None]
@@ -26,17 +27,18 @@ Images = NDArray[Any] | torch.Tensor | Sequence[NDArray[Any]] | Sequence[torch.T
 """One batch (N, ...) in torch's order, or one per input of the network."""
 
 
-def evaluate(module: Module, x: Images) -> list[NDArray[Any]]:
+def evaluate(module: Module, x: Images, *, pins: bool = True) -> list[NDArray[Any]]:
     """Outputs of the network, each (N, *torch_shape), in the precision of ``x``.
 
     Args:
         module: a network of ``nn`` operations and ``escalate.decomposed_conv2d``.
         x: images (N, *torch_shape) of the input, or a sequence with one such batch per input.
+        pins: round maps with a pinned scale, as the model does that pinned them; False lets them be.
 
     Raises:
         EsccError: wrong number or shape of inputs; an operation of another level.
     """
-    values = run(module, x, keep=False)
+    values = run(module, x, keep=False, pins=pins)
     return [
         values[value].reshape(-1, *port.torch_shape).numpy()
         for value, port in zip(module.outputs, module.output_ports, strict=True)
@@ -50,11 +52,12 @@ def run(
     visit_sum: Visit | None = None,
     *,
     keep: bool = True,
+    pins: bool = True,
 ) -> dict[SSAValue, torch.Tensor]:
     """Walk the network in order.
 
     Args:
-        module, x: as in :func:`evaluate`.
+        module, x, pins: as in :func:`evaluate`.
         visit: called after each operation with its result.
         visit_sum: called with the value before the fused activation of a convolution or an addition (and with
             the input of a stand-alone activation).
@@ -63,7 +66,11 @@ def run(
     Returns:
         The maps (N, C, H, W) by IR value.
     """
-    values: dict[SSAValue, torch.Tensor] = dict(zip(module.inputs, input_maps(module, x), strict=True))
+    given = [
+        rounded(item, input_pin(module, index) if pins else None)
+        for index, item in enumerate(input_maps(module, x))
+    ]
+    values: dict[SSAValue, torch.Tensor] = dict(zip(module.inputs, given, strict=True))
     outputs = set(module.outputs)
     left: dict[SSAValue, int] = {value: value.uses.get_length() for value in module.inputs}
     with torch.inference_mode():
@@ -72,7 +79,11 @@ def run(
             before, kind, arguments = linear_part(module, op, operands)
             if kind is not None and visit_sum is not None:
                 visit_sum(op, before)
+            if pins:
+                before = rounded(before, pre_pin_of(op))
             result = before if kind is None else activate(before, kind, arguments)
+            if pins:
+                result = rounded(result, pin_of(op))
             values[op.out] = result
             left[op.out] = op.out.uses.get_length()
             if visit is not None:
@@ -103,6 +114,15 @@ _ACTIVATIONS: dict[str, Callable[..., torch.Tensor]] = {
 def activate(x: torch.Tensor, kind: str, arguments: Sequence[float]) -> torch.Tensor:
     """The activation function ``kind`` of :mod:`escc.ir.activations` on a torch tensor."""
     return _ACTIVATIONS[kind](x, *arguments)
+
+
+def rounded(x: torch.Tensor, pin: Pin | None) -> torch.Tensor:
+    """A map on the scale it is pinned to, as ``escc::fake_quantize`` gives it; as it is without a pin."""
+    if pin is None:
+        return x
+    steps = x / pin.scale
+    steps = torch.trunc(steps + torch.copysign(torch.full_like(steps, 0.5), steps))
+    return steps.clamp_(*pin.limits).mul_(pin.scale)
 
 
 def input_maps(module: Module, x: Images) -> list[torch.Tensor]:
