@@ -49,6 +49,10 @@ LAYERS = {
     "escc.passes.reference": Layer(("escc.ir", "escc.passes"), ("numpy", "torch")),
     "escc.backend_sim.lowering": Layer(("escc.ir", "escc.isa"), ("numpy",)),
     "escc.backend_sim.simulator": Layer(("escc.isa",), ("numpy",)),
+    # networks that learn in the form they are compiled to
+    "escc.training": Layer(
+        ("escc.frontend", "escc.passes", "escc.ir", "escc.driver"), ("numpy", "torch", "safetensors")
+    ),
     # what ties the layers together: the command line and the compile driver
     "escc": Layer(("escc",), ("click", "rich", "numpy", "torch", "safetensors")),
 }
