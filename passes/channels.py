@@ -14,6 +14,7 @@ from escc.ir.base import LayerOp, describe, map_shape
 from escc.ir.escalate import DecomposedConv2d
 from escc.ir.module import Module
 from escc.ir.nn import ConvolutionLike
+from escc.ir.pins import Pin, pin_of, pre_pin_of
 from escc.ir.xdsl import SSAValue
 from escc.passes.convolutions import dense_weight, needed, stored
 from escc.passes.math.liveness import Link, constant_sums, foldable, live_channels
@@ -25,8 +26,12 @@ Float = NDArray[np.float64]
 
 @dataclass
 class ChannelView:
-    """The network as numbered channels; ``constant`` is the known value of a channel, NaN where it varies."""
+    """The network as numbered channels; ``constant`` is the known value of a channel, NaN where it varies.
 
+    With ``zeros_only``, channels of any other constant count as varying.
+    """
+
+    zeros_only: bool = False
     count: int = 0
     first: dict[SSAValue, int] = field(default_factory=lambda: {})
     constant: dict[SSAValue, Float] = field(default_factory=lambda: {})
@@ -38,7 +43,8 @@ class ChannelView:
         """Number the channels of a value."""
         channels = map_shape(value)[2]
         self.first[value] = self.count
-        self.constant[value] = np.full(channels, np.nan) if constant is None else constant
+        known = np.full(channels, np.nan) if constant is None else constant
+        self.constant[value] = np.where(known == 0.0, 0.0, np.nan) if self.zeros_only else known
         self.count += channels
 
     def numbers(self, value: SSAValue) -> Ints:
@@ -59,13 +65,17 @@ class ChannelView:
         return live_channels(self.count, np.array(self.ties).reshape(-1, 2), self.links, pinned, maps)
 
 
-def view_channels(module: Module) -> ChannelView:
+def view_channels(module: Module, *, zeros_only: bool = False) -> ChannelView:
     """Number the channels of a float network.
+
+    Args:
+        module: without batch norms.
+        zeros_only: for whoever can drop channels of zeros, but not move another constant elsewhere.
 
     Raises:
         EsccError: an operation of another level.
     """
-    view = ChannelView()
+    view = ChannelView(zeros_only)
     for value in module.inputs:
         view.enter(value)
     for op in module.layers:
@@ -88,6 +98,7 @@ def view_channels(module: Module) -> ChannelView:
                 view.tie(view.numbers(value), view.numbers(op.out))
         else:
             raise EsccError("not an operation of the float levels", where=describe(op))
+        view.constant[op.out] = _unrounded(view.constant[op.out], pin_of(op))
     view.pinned += [*module.inputs, *module.outputs]
     return view
 
@@ -113,11 +124,20 @@ _CONSTANTS: dict[str, Callable[[LayerOp, list[Float]], Float]] = {
 """Constant value of each channel of channel-wise operations, before their activation."""
 
 
+def _unrounded(constant: Float, pin: Pin | None) -> Float:
+    """A constant that rounding to a pinned scale would change counts as varying: it stays where it is."""
+    if pin is None:
+        return constant
+    steps = np.clip(np.rint(constant / pin.scale), *pin.limits)
+    return np.where(steps * pin.scale == constant, constant, np.nan)
+
+
 def _activated(op: LayerOp, constant: Float) -> Float:
     kind = op.value("kind" if op.name == "nn.activation" else "activation")
     if kind is None:
         return constant
     arguments = op.floats("args" if op.name == "nn.activation" else "activation_args")
+    constant = _unrounded(constant, pre_pin_of(op))
     known = ~np.isnan(constant)
     result = constant.copy()
     result[known] = ACTIVATIONS[kind].function(constant[known], *arguments)
@@ -141,6 +161,7 @@ def kernels_of(module: Module, op: LayerOp) -> Kernels:
     if isinstance(op, DecomposedConv2d):
         # what is stored decides, not whether bases happen to cancel
         nonzero = np.any(needed(module, op, "coefficients") != 0, axis=2)
+        nonzero &= needed(module, op, "scale")[:, None] != 0
     return Kernels(
         np.asarray(nonzero),
         weight.sum(axis=(2, 3)),

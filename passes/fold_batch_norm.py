@@ -13,6 +13,7 @@ from escc.ir.escalate import DecomposedConv2d
 from escc.ir.module import Module
 from escc.ir.nn import AdaptiveAvgPool, AvgPool, BatchNorm, Conv2d, ConvolutionLike, MaxPool
 from escc.ir.passes import Pass, PassContext
+from escc.ir.pins import GRAPH_NODE, pin_of, set_pin, take_over
 from escc.passes.convolutions import dense_weight, keep_array, needed, producer, set_array, stored, users
 
 Float = NDArray[np.float64]
@@ -24,7 +25,7 @@ class FoldBatchNorm(Pass):
 
     In this order of preference: into the convolution before it; past a pooling that it commutes with; into
     the convolutions after it, when no zero padding comes between (or nothing is added); otherwise it becomes
-    a 1x1 depthwise convolution with a bias.
+    a 1x1 depthwise convolution with a bias. Nothing moves past a pinned scale: there the machine rounds.
     """
 
     name: ClassVar[str] = "fold-batch-norm"
@@ -49,9 +50,10 @@ def _fold(module: Module, norm: BatchNorm) -> None:
         _bypass(norm, before)
         return
     followers = users(norm.out)
-    if len(followers) == 1 and _commutes(followers[0], factor):
+    rounded = pin_of(norm) is not None
+    if len(followers) == 1 and not rounded and _commutes(followers[0], factor):
         _move_behind(norm, followers[0])
-    elif followers and all(_takes_scale_before(op, norm, shift) for op in followers):
+    elif followers and not rounded and all(_takes_scale_before(op, norm, shift) for op in followers):
         for op in followers:
             assert isinstance(op, ConvolutionLike)
             _scale_inputs(module, op, factor, shift)
@@ -59,7 +61,7 @@ def _fold(module: Module, norm: BatchNorm) -> None:
         norm.detach()
         norm.erase()
     else:
-        replace_op(norm, [_depthwise(module, norm, factor, shift)])
+        become_depthwise(module, norm)
 
 
 def _affine(module: Module, norm: BatchNorm) -> tuple[Float, Float]:
@@ -75,7 +77,8 @@ def _affine(module: Module, norm: BatchNorm) -> tuple[Float, Float]:
 
 def _takes_scale_behind(op: ConvolutionLike) -> bool:
     """Nothing but the convolution itself stands between its weights and the norm."""
-    return op.out.has_one_use() and op.value("activation") is None and len(op.operands) == 1
+    alone = op.out.has_one_use() and op.value("activation") is None and len(op.operands) == 1
+    return alone and pin_of(op) is None
 
 
 def _takes_scale_before(op: Any, norm: BatchNorm, shift: Float) -> bool:
@@ -102,6 +105,9 @@ def _commutes(op: Any, factor: Float) -> bool:
 def _move_behind(norm: BatchNorm, pool: Any) -> None:
     norm.out.replace_all_uses_with(norm.x)
     moved = BatchNorm.make([pool.out], None, norm.location, **norm.properties)
+    take_over(moved, pool)
+    set_pin(pool, None)
+    pool.set_value(GRAPH_NODE, None)
     pool.out.replace_all_uses_with(moved.out)
     # the replacement above caught the moved norm's own operand too
     moved.operands = (pool.out,)
@@ -144,14 +150,17 @@ def _scale_inputs(module: Module, op: ConvolutionLike, factor: Float, shift: Flo
 
 
 def _bypass(norm: BatchNorm, before: LayerOp) -> None:
+    take_over(before, norm)
     norm.out.replace_all_uses_with(before.out)
     norm.detach()
     norm.erase()
 
 
-def _depthwise(module: Module, norm: BatchNorm, factor: Float, shift: Float) -> Conv2d:
+def become_depthwise(module: Module, norm: BatchNorm) -> None:
+    """Replace a batch norm by the 1x1 depthwise convolution with bias that computes the same."""
     channels = map_shape(norm.x)[2]
-    return Conv2d.make(
+    factor, shift = _affine(module, norm)
+    convolution = Conv2d.make(
         [norm.x],
         None,
         norm.location,
@@ -164,3 +173,5 @@ def _depthwise(module: Module, norm: BatchNorm, factor: Float, shift: Float) -> 
         dilation=(1, 1),
         groups=channels,
     )
+    take_over(convolution, norm)
+    replace_op(norm, [convolution])

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from escc.errors import EsccError
+from escc.training.cutting import apply_sizes, sizes
 from escc.training.modules import ActivationQuantizer, Conv2d, DecomposedConv2d, Linear
 from escc.training.quantize import insert_quantizer
 
@@ -47,6 +48,7 @@ def structure(model: fx.GraphModule) -> dict[str, Any]:
         "weight_bits": weight_bits,
         "masks": masks,
         "activations": activations,
+        "sizes": sizes(model),
     }
 
 
@@ -78,6 +80,7 @@ def apply_structure(model: fx.GraphModule, found: dict[str, Any]) -> None:
         if not isinstance(layer, Conv2d | Linear):
             raise EsccError("is not a convolution or linear layer", where=path)
         layer.weight_bits = int(bits)
+    apply_sizes(model, found["sizes"])
     for name in found["masks"]:
         path, _, leaf = str(name).rpartition(".")
         layer = _module(model, path)
