@@ -18,9 +18,10 @@ from escc.errors import EsccError
 from escc.frontend.operators import REASONS, find_rule, in_place_is_safe, is_in_place
 from escc.frontend.trained import Rounding, place_pins
 from escc.frontend.translation import Call, Constant, Map, Shape, Unsupported, batch_shape
-from escc.ir.base import make_location, tensor_type, to_attribute
+from escc.ir.base import LayerOp, make_location, tensor_type, to_attribute
 from escc.ir.module import Module, Port
 from escc.ir.nn import AdaptiveAvgPool
+from escc.ir.pins import GRAPH_NODE
 from escc.ir.store import TensorStore
 from escc.ir.xdsl import LocationAttr, TypeAttribute
 
@@ -93,12 +94,31 @@ def import_exported(exported: ExportedProgram) -> Module:
         UnsupportedOperatorsError: listing every operator call that has no exact counterpart.
         EsccError: inputs or outputs of a kind that is not supported.
     """
+    return _imported(exported).finish()
+
+
+def import_with_nodes(exported: ExportedProgram) -> Module:
+    """As :func:`import_exported`; operations say which node of the program their result is (``graph_node``).
+
+    Where several nodes are the same map (views, dropout) it is the first one. Passes that fuse and fold keep
+    the attribute true, so that values of the compiled network are found again in the program.
+    """
+    walk = _imported(exported)
+    module = walk.finish()
+    for node in reversed(list(walk.values)):
+        value = walk.values[node]
+        if isinstance(value, Map) and isinstance(value.value.owner, LayerOp):
+            value.value.owner.set_value(GRAPH_NODE, node.name)
+    return module
+
+
+def _imported(exported: ExportedProgram) -> _Importer:
     walk = _Importer(exported)
     walk.run()
     refused = [use for use in walk.uses if not use.supported]
     if refused:
         raise UnsupportedOperatorsError(refused)
-    return walk.finish()
+    return walk
 
 
 def inspect_exported(exported: ExportedProgram) -> list[OperatorUse]:

@@ -10,7 +10,7 @@ from escc.ir.base import LayerOp, replace_op
 from escc.ir.module import Module
 from escc.ir.nn import Activation, Add, ConvolutionLike
 from escc.ir.passes import Pass, PassContext
-from escc.ir.pins import PRE_SCALE, pin_of, set_pin
+from escc.ir.pins import PRE_SCALE, pin_of, take_over
 from escc.ir.xdsl import Attribute, Operation, SSAValue
 from escc.passes.convolutions import producer
 
@@ -57,7 +57,7 @@ def _fuse_addition(add: Add, order: dict[Operation, int]) -> None:
         **{**convolution.properties, **_activation_of(add)},
     )
     fused.attributes.update(convolution.attributes)
-    set_pin(fused, pin_of(add))
+    take_over(fused, add)
     order[fused] = order[add]
     replace_op(add, [fused])
     convolution.detach()
@@ -89,7 +89,7 @@ def _fuse_activation(activation: Activation) -> None:
         if not between.signed or clamp_limits(kind, arguments) is not None:
             return
         before.set_value(PRE_SCALE, between.scale)
-    set_pin(before, pin_of(activation))
+    take_over(before, activation)
     before.set_value("activation", activation.properties["kind"])
     if "args" in activation.properties:
         before.set_value("activation_args", activation.properties["args"])

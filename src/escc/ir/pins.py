@@ -24,6 +24,9 @@ TRAINED = "trained"
 KEEPS_SCALE = frozenset({"nn.max_pool", "nn.pad"})
 """Operations whose result has the scale of their input: they have no pin of their own."""
 
+GRAPH_NODE = "graph_node"
+"""Attribute: name of the node of a captured graph whose value the result is (where training asked for it)."""
+
 
 @dataclass(frozen=True)
 class Pin:
@@ -60,6 +63,12 @@ def set_pin(op: LayerOp, pin: Pin | None) -> None:
     """Pin an operation's result; None takes its pin away."""
     op.set_value(SCALE, None if pin is None else pin.scale)
     op.set_value(SIGNED, None if pin is None else pin.signed)
+
+
+def take_over(new: LayerOp, old: LayerOp) -> None:
+    """Note that the result of ``new`` is what that of ``old`` was: its pin, its graph node."""
+    set_pin(new, pin_of(old))
+    new.set_value(GRAPH_NODE, old.value(GRAPH_NODE))
 
 
 def pre_pin_of(op: LayerOp) -> Pin | None:

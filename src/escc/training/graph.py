@@ -17,7 +17,7 @@ from escc.frontend.capture import capture
 from escc.training.decomposition import decompose
 from escc.training.exporting import export, frozen
 from escc.training.modules import Conv2d, Linear
-from escc.training.quantize import quantize_weights
+from escc.training.quantize import quantize_activations, quantize_weights
 from escc.training.structure import apply_structure, structure
 
 if TYPE_CHECKING:
@@ -332,6 +332,7 @@ __all__ = [
     "decompose",
     "export",
     "frozen",
+    "quantize_activations",
     "quantize_weights",
     "structure",
     "trainable",
