@@ -1,0 +1,1 @@
+"""Programs that measure escc; not part of the package."""
