@@ -35,6 +35,9 @@ class Command:
 COMMANDS = {
     "demo": Command("escc.cli.demo:demo_command", "The whole story on real images, in about a minute."),
     "compile": Command("escc.cli.compile:compile_command", "Compile a torch model to a program."),
+    "compress": Command(
+        "escc.cli.compress:compress_command", "Retrain a network as bases and ternary coefficients."
+    ),
     "sim": Command("escc.cli.sim:sim_command", "Run a program on the simulated machine."),
     "verify": Command("escc.cli.verify:verify_command", "Compare every level of a compilation with torch."),
     "ops": Command("escc.cli.ops:ops_command", "Which operators of a model compile, and why not."),

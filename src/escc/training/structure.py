@@ -13,6 +13,7 @@ from torch import Tensor, fx, nn
 
 from escc.errors import EsccError
 from escc.training.cutting import apply_sizes, sizes
+from escc.training.folding import FOLDED, remove_norm
 from escc.training.modules import ActivationQuantizer, Conv2d, DecomposedConv2d, Linear
 from escc.training.quantize import insert_quantizer
 
@@ -49,6 +50,7 @@ def structure(model: fx.GraphModule) -> dict[str, Any]:
         "masks": masks,
         "activations": activations,
         "sizes": sizes(model),
+        "folded": list(model.meta.get(FOLDED, [])),
     }
 
 
@@ -70,6 +72,9 @@ def apply_structure(model: fx.GraphModule, found: dict[str, Any]) -> None:
     """
     if found.get("format") != FORMAT:
         raise EsccError(f"a network structure of format {found.get('format')}; this escc reads {FORMAT}")
+    # first: a folded norm gives the convolution before it the bias that its decomposed form takes over
+    for path in found["folded"]:
+        remove_norm(model, str(path))
     for path, options in found["decomposed"].items():
         layer = _module(model, path)
         if not isinstance(layer, nn.Conv2d):
