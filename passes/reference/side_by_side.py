@@ -19,9 +19,10 @@ from escc.errors import EsccError
 from escc.ir.base import LayerOp, describe, map_shape
 from escc.ir.module import Module
 from escc.ir.nn import ConvolutionLike
+from escc.ir.pins import TRAINED, input_pin, pin_of, pre_pin_of
 from escc.ir.xdsl import SSAValue
 from escc.passes.convolutions import ORIGINAL_WEIGHT
-from escc.passes.reference.float_graph import activate, convolution, input_maps, linear_part
+from escc.passes.reference.float_graph import activate, convolution, input_maps, linear_part, rounded
 
 Tensor = torch.Tensor
 Maps = list[Tensor]
@@ -39,13 +40,15 @@ class Affine:
 
 
 Correct = Callable[[LayerOp, Maps, Maps], Affine | None]
-"""Called as ``correct(op, ours, original)`` with a convolution's sums, before residual and activation."""
+"""Called as ``correct(op, ours, original)`` with a convolution's sums before residual and activation; when
+layers are recoded, with their residuals: what earlier layers got wrong in those is to be made good too."""
 Observe = Callable[[LayerOp, Maps, Maps], None]
 """Called as ``observe(op, before, after)`` with an operation's maps before and after its activation."""
 
 
-Recode = Callable[[LayerOp, Maps, Maps], None]
-"""Called as ``recode(op, inputs, wanted)`` with our input maps and the original network's sums of a layer."""
+Recode = Callable[[LayerOp, list[Maps], Maps], None]
+"""Called as ``recode(op, operands, wanted)`` with our operands (input and, if any, residual) of a compressed
+layer and what the original network has there before the activation, residual included."""
 
 _BATCH = 32
 _MEMORY = 2**30
@@ -93,13 +96,18 @@ def walk(
         inputs: for each input of the network its batches, as torch images.
         observe: sees every operation of the (corrected) network.
         correct: asked wherever the two networks differ in a convolution; its answer is applied to the maps
-            here and must be absorbed in the weights by the callee.
+            here and must be absorbed in the weights by the callee. Not asked about layers that came
+            decomposed.
         recode: may give a compressed layer other weights before its maps are computed.
 
     Raises:
         EsccError: an original weight of another shape than its layer.
     """
-    prepared = [input_maps(module, images) for images in zip(*inputs, strict=True)]
+    pins = [input_pin(module, index) for index in range(len(module.inputs))]
+    prepared = [
+        [rounded(item, pin) for item, pin in zip(input_maps(module, images), pins, strict=True)]
+        for images in zip(*inputs, strict=True)
+    ]
     ours: dict[SSAValue, Maps] = {
         value: [maps[i] for maps in prepared] for i, value in enumerate(module.inputs)
     }
@@ -114,11 +122,16 @@ def walk(
             same = not changed and all(a is b for a, b in zip(mine, original, strict=True))
             wanted = None if same else _sums(module, op, original, original_weight=changed)
             if recode is not None and changed and wanted is not None:
-                recode(op, mine[0], wanted)
+                recode(op, mine, _with_residual(op, wanted, original))
             sums = _sums(module, op, mine)
             wanted = sums if wanted is None else wanted
-            if correct is not None and not same and isinstance(op, ConvolutionLike):
-                answer = correct(op, sums, wanted)
+            # what training has fixed stays, whatever happened before it
+            corrected = isinstance(op, ConvolutionLike) and not op.value(TRAINED)
+            if correct is not None and not same and corrected:
+                if recode is None:
+                    answer = correct(op, sums, wanted)
+                else:
+                    answer = correct(op, _with_residual(op, sums, mine), _with_residual(op, wanted, original))
                 if answer is not None:
                     gain, offset = (
                         torch.from_numpy(row).to(torch.float32)[:, None, None]
@@ -159,7 +172,11 @@ def _with_residual(op: LayerOp, sums: Maps, operands: list[Maps]) -> Maps:
 def _activated(op: LayerOp, maps: Maps) -> Maps:
     name, arguments = ("kind", "args") if op.name == "nn.activation" else ("activation", "activation_args")
     kind = op.value(name)
-    return maps if kind is None else [activate(item, kind, op.floats(arguments)) for item in maps]
+    if kind is not None:
+        before = pre_pin_of(op)
+        maps = [activate(rounded(item, before), kind, op.floats(arguments)) for item in maps]
+    pin = pin_of(op)
+    return maps if pin is None else [rounded(item, pin) for item in maps]
 
 
 def bytes_per_image(module: Module) -> int:
