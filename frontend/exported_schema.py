@@ -40,6 +40,7 @@ CONTAINERS = frozenset({"builtins.tuple", "builtins.list", "builtins.dict"})
 ITEM_SIZE = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 2, 7: 4, 8: 8, 12: 1, 13: 2}
 """Bytes per element of the scalar types (torch's serialisation numbers) that are accepted."""
 STRIDED = 7
+LARGEST = (1 << 63) - 1
 
 
 class RefusedArchive(ValueError):
@@ -210,8 +211,9 @@ ARGUMENTS: dict[str, Callable[[Json], Json]] = {
     "as_none": lambda _value: True,
     "as_tensor": _tensor_name,
     "as_tensors": lambda value: _list(value, _tensor_name, "tensors"),
-    "as_int": lambda value: _integer(value, "an integer"),
-    "as_ints": lambda value: _list(value, lambda item: _integer(item, "an integer"), "integers"),
+    # the end of an open slice is the largest integer there is
+    "as_int": lambda value: _integer(value, "an integer", LARGEST),
+    "as_ints": lambda value: _list(value, lambda item: _integer(item, "an integer", LARGEST), "integers"),
     "as_float": _number,
     "as_floats": lambda value: _list(value, _number, "numbers"),
     "as_string": _word,

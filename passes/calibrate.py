@@ -16,6 +16,7 @@ from escc.ir.escalate import DecomposedConv2d
 from escc.ir.module import Module
 from escc.ir.passes import Pass, PassContext
 from escc.ir.pins import input_pin, pin_of, pre_pin_of
+from escc.ir.xdsl import StringAttr
 from escc.passes.convolutions import ORIGINAL_WEIGHT
 from escc.passes.math.ranges import Distribution, best_scale, scale_range
 from escc.passes.pinned import fully_pinned, has_table_input
@@ -33,6 +34,13 @@ from escc.passes.signs import activation_of, non_negative_values
 CALIBRATION = "escc.calibration"
 """Module attribute: where scales come from. "images", "synthetic" when there were none and random numbers
 stood in for them, or "pinned" when training has fixed all of them."""
+
+
+def scales_from(module: Module) -> str | None:
+    """Where the scales of a module come from (:data:`CALIBRATION`); None before calibrate."""
+    found = module.op.attributes.get(CALIBRATION)
+    return found.data if isinstance(found, StringAttr) else None
+
 
 METHODS = ("mse", "percentile", "max")
 _SAMPLES = 2**18

@@ -186,6 +186,7 @@ def compile_command(
             after=hooks,
             progress=progress,
         )
+    _warn_of_random_scales(done.module)
     if timing:
         for name, seconds in done.timing.rows:
             click.echo(f"{seconds:9.3f} s  {name}", err=True)
@@ -212,14 +213,20 @@ def _check_output(output: str) -> None:
 
 def _calibration_images(module: Module, source: str | None, count: int) -> NDArray[np.float32] | None:
     if source is None:
-        click.echo(
-            "warning: no --calibration images: scales come from random inputs, accuracy will suffer",
-            err=True,
-        )
         return None
     from escc.frontend.data import load_images
 
     return load_images(source, module.input_ports[0].torch_shape, limit=count, part="train")
+
+
+def _warn_of_random_scales(module: Module) -> None:
+    from escc.passes.calibrate import scales_from
+
+    if scales_from(module) == "synthetic":
+        click.echo(
+            "warning: no --calibration images: scales come from random inputs, accuracy will suffer",
+            err=True,
+        )
 
 
 def _hooks(print_all: bool, print_after: tuple[str, ...], tree: str | None) -> list[AfterPass]:
