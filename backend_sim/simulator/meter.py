@@ -14,7 +14,7 @@ from escc.backend_sim.simulator.conv import ConvOperands
 from escc.backend_sim.simulator.conv_plan import ConvPlan
 from escc.backend_sim.simulator.execute import DmaPlan, Plan
 from escc.backend_sim.simulator.memory import Memory
-from escc.backend_sim.simulator.timing import ConvTiming, ConvWork, conv_timing
+from escc.backend_sim.simulator.timing import ConvTiming, ConvWork, Engine
 from escc.backend_sim.simulator.vec_plan import VecPlan
 from escc.isa.arch import Arch
 
@@ -50,8 +50,9 @@ class LayerCounts:
 class Meter:
     """An observer that times a batch: ``durations`` (steps, images) and counts per layer."""
 
-    def __init__(self, arch: Arch, layers: list[int], images: int) -> None:
+    def __init__(self, arch: Arch, layers: list[int], images: int, engine: Engine) -> None:
         self.arch = arch
+        self.engine = engine
         self.layer_of = layers
         self.images = images
         self.durations: Counts = np.zeros((len(layers), images), np.int64)
@@ -132,15 +133,15 @@ class Meter:
         self, index: int, plan: ConvPlan, operands: ConvOperands, memory: Memory, counts: LayerCounts
     ) -> None:
         work = conv_work(plan)
-        nonzero = memory.sram_view(plan.x) != 0
-        mask = None if operands.coefficients is None else operands.coefficients.mask
-        timing = conv_timing(self.arch, work, nonzero, mask)
+        x = memory.sram_view(plan.x)
+        ternary = None if operands.coefficients is None else operands.coefficients.bits
+        timing = self.engine.conv_timing(self.arch, work, x, ternary)
         self.durations[index] = timing.cycles
         for cause in LC_CAUSES:
             counts.add(counts.causes, f"lc_{cause}", timing.lc_causes[cause])
         for cause in MAC_CAUSES:
             counts.add(counts.causes, f"mac_{cause}", timing.mac_causes[cause])
-        self._conv_figures(plan, operands, nonzero, timing, counts)
+        self._conv_figures(plan, operands, x, timing, counts)
         self._conv_memory(plan, operands, memory, timing, counts)
         self._conv_array(plan, operands, timing, counts)
 
@@ -148,7 +149,7 @@ class Meter:
         self,
         plan: ConvPlan,
         operands: ConvOperands,
-        nonzero: npt.NDArray[np.bool_],
+        x: npt.NDArray[np.uint8],
         timing: ConvTiming,
         counts: LayerCounts,
     ) -> None:
@@ -157,8 +158,8 @@ class Meter:
         self._figure(counts, "dense_macs", r.y_rows * r.y_cols * r.outs * inputs * plan.taps)
         self._figure(counts, "products", timing.products)
         self._figure(counts, "additions", timing.matches)
-        self._figure(counts, "activations", nonzero[0].size)
-        self._figure(counts, "activations_nonzero", np.count_nonzero(nonzero, axis=(1, 2, 3)))
+        self._figure(counts, "activations", x[0].size)
+        self._figure(counts, "activations_nonzero", np.count_nonzero(x, axis=(1, 2, 3)))
         if operands.coefficients is not None:
             self._figure(counts, "coefficients", operands.coefficients.ternary.size)
             self._figure(counts, "coefficients_nonzero", operands.coefficients.nonzeros)

@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from escc.backend_sim.simulator.memory import Bytes, Memory
 from escc.backend_sim.simulator.numerics import MAX_SHIFT, Int64s, Requantizer
+from escc.backend_sim.simulator.timing import Ternary
 from escc.errors import EsccError
 from escc.isa.sparsemap import decode_row_streams
 
@@ -40,9 +41,9 @@ class Coefficients:
         return np.ascontiguousarray(self.ternary.transpose(2, 1, 0), dtype=np.float32)
 
     @cached_property
-    def mask(self) -> npt.NDArray[np.bool_]:
-        """(outs, chans, bases): which coefficients are not zero."""
-        return self.ternary != 0
+    def bits(self) -> Ternary:
+        """The coefficients as the timing engines take them."""
+        return Ternary(self.ternary)
 
     @cached_property
     def nonzeros(self) -> int:

@@ -114,13 +114,15 @@ class SimResult:
     """The result of `escc.backend_sim.simulator.runner.simulate`.
 
     ``outputs``: for each output map integers (N, *torch_shape), int8 or uint8. ``timed``: None when nothing
-    was timed. ``seconds``: wall-clock time of the simulation.
+    was timed. ``seconds``: wall-clock time of the simulation. ``engine``: what times convolutions, such as
+    ``numpy`` or ``native-avx512``.
     """
 
     outputs: list[npt.NDArray[Any]]
     maps: list[MapDescriptor]
     timed: TimedResult | None
     seconds: float
+    engine: str
 
     @property
     def images(self) -> int:
@@ -204,6 +206,7 @@ class SimResult:
             "version": FORMAT_VERSION,
             "images": self.images,
             "simulation_seconds": round(self.seconds, 6),
+            "engine": self.engine,
             "outputs": [
                 {"name": m.name, "shape": list(m.torch_shape), "signed": m.signed, "scale": m.scale}
                 for m in self.maps

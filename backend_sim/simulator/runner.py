@@ -20,6 +20,7 @@ from escc.backend_sim.simulator.meter import LayerCounts, Meter
 from escc.backend_sim.simulator.operands import OperandCache
 from escc.backend_sim.simulator.result import LayerResult, SimResult, TimedResult, layer_energy
 from escc.backend_sim.simulator.timeline import Cycles, check_tokens, run_timeline
+from escc.backend_sim.simulator.timing import Engine, make_engine
 from escc.backend_sim.simulator.workspace import Workspace
 from escc.errors import EsccError
 from escc.isa.arch import Arch
@@ -42,6 +43,7 @@ def simulate(
     energy_table: EnergyTable | str | os.PathLike[str] | None = None,
     arch: Arch | None = None,
     workers: int = 1,
+    engine: str = "auto",
     check: bool = True,
     progress: Progress | None = None,
 ) -> SimResult:
@@ -55,16 +57,20 @@ def simulate(
         arch: another clock or DRAM than the program was compiled for; the rest must be the same.
         workers: threads that run images which are not timed. More than one pays only for large maps (small
             ones spend their time handing Python's lock around), and with OPENBLAS_NUM_THREADS=1.
+        engine: what times the convolutions: ``numpy``, ``native``, or ``auto`` for native where it is there;
+            all give the same figures, and the result says which it was.
         check: verify the program first (bounds, races between the queues, ...).
         progress: told how far the work is.
 
     Raises:
         EsccError: the program is not valid or does something it must not on this data, naming the
-            instruction and its layer; the images do not fit the program; ``arch`` is another machine.
+            instruction and its layer; the images do not fit the program; ``arch`` is another machine;
+            the native engine is asked for and is not there.
     """
     started = time.perf_counter()
     report = progress or silent
     machine = _machine(program, arch)
+    timer = make_engine(engine)
     if check:
         verify(program)
     run = _Runner(program, machine, _quantized(program, images), report)
@@ -72,9 +78,9 @@ def simulate(
     timed = None
     if timed_count:
         table = energy_table if isinstance(energy_table, EnergyTable) else EnergyTable.load(energy_table)
-        timed = run.timed(timed_count, table)
+        timed = run.timed(timed_count, table, timer)
     run.functional(timed_count, workers)
-    return SimResult(run.outputs, program.outputs, timed, time.perf_counter() - started)
+    return SimResult(run.outputs, program.outputs, timed, time.perf_counter() - started, timer.name)
 
 
 def _machine(program: Program, arch: Arch | None) -> Arch:
@@ -166,7 +172,7 @@ class _Runner:
         for item, target in zip(self.program.outputs, self.outputs, strict=True):
             target[start:stop] = read_output(memory, item)
 
-    def timed(self, count: int, table: EnergyTable) -> TimedResult:
+    def timed(self, count: int, table: EnergyTable, engine: Engine) -> TimedResult:
         """Run the first ``count`` images with timing."""
         workspace = Workspace()
         meters: list[Meter] = []
@@ -174,7 +180,7 @@ class _Runner:
         while spans:
             start, stop = spans.pop(0)
             try:
-                meters.append(self._metered(start, stop, workspace, count))
+                meters.append(self._metered(start, stop, workspace, count, engine))
             except DivergentOperand:
                 spans = [(image, image + 1) for image in range(start, stop)] + spans
         durations = np.concatenate([meter.durations for meter in meters], axis=1)
@@ -192,8 +198,10 @@ class _Runner:
             layers.append(LayerResult(name, operation, source, cycles, queues, counts, energy))
         return TimedResult(self.machine, timeline, layers, table, self.steps, names)
 
-    def _metered(self, start: int, stop: int, workspace: Workspace, count: int) -> Meter:
-        meter = Meter(self.machine, [step.layer for step in self.steps], stop - start)
+    def _metered(
+        self, start: int, stop: int, workspace: Workspace, count: int, engine: Engine
+    ) -> Meter:
+        meter = Meter(self.machine, [step.layer for step in self.steps], stop - start, engine)
         parts = -(-count // self.batch)
         part = start // self.batch
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from escc.backend_sim.simulator.timing.conv_timing import conv_timing
-from escc.backend_sim.simulator.timing.work import ConvTiming, ConvWork, TimingArch
+from escc.backend_sim.simulator.timing.engines import Engine, make_engine
+from escc.backend_sim.simulator.timing.work import ConvTiming, ConvWork, Ternary, TimingArch
 
-__all__ = ["ConvTiming", "ConvWork", "TimingArch", "conv_timing"]
+__all__ = ["ConvTiming", "ConvWork", "Engine", "Ternary", "TimingArch", "conv_timing", "make_engine"]

@@ -31,7 +31,7 @@ def conv_timing(
 
     Raises EsccError for arrays of another shape, or when a needed input row is not resident.
     """
-    _check(work, x_nonzero, coefficient_mask)
+    check_shapes(work, x_nonzero.shape, None if coefficient_mask is None else coefficient_mask.shape)
     mask = None if coefficient_mask is None else np.ascontiguousarray(coefficient_mask, dtype=np.bool_)
     rows = plan(work, x_nonzero.shape[1])
     chunks = -(-work.chans // arch.chunk)
@@ -47,16 +47,20 @@ def conv_timing(
     return joined(parts)
 
 
-def _check(work: ConvWork, x_nonzero: Bits, mask: Bits | None) -> None:
-    if x_nonzero.ndim != 4 or x_nonzero.shape[2:] != (work.width, work.chans):
+def check_shapes(work: ConvWork, x: tuple[int, ...], mask: tuple[int, ...] | None) -> None:
+    """Refuse arrays that do not belong to ``work``: shapes of the activations and of the coefficients.
+
+    Raises:
+        EsccError: naming both shapes.
+    """
+    if len(x) != 4 or x[2:] != (work.width, work.chans):
         raise EsccError(
-            f"activation mask of shape {x_nonzero.shape} does not fit rows of {work.width} positions "
+            f"activation mask of shape {x} does not fit rows of {work.width} positions "
             f"and {work.chans} channels"
         )
     wanted = (work.outs, work.chans, work.bases) if work.form == "combine" else None
-    given = None if mask is None else mask.shape
-    if given != wanted:
-        raise EsccError(f"coefficient mask of shape {given} in a {work.form} convolution, expected {wanted}")
+    if mask != wanted:
+        raise EsccError(f"coefficient mask of shape {mask} in a {work.form} convolution, expected {wanted}")
 
 
 def _report(

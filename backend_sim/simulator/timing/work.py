@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
-from typing import Literal, Protocol
+from dataclasses import dataclass, field, fields
+from functools import cached_property
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -42,6 +43,22 @@ class TimingArch(Protocol):
     def look_aside(self) -> int: ...
     @property
     def startup_cycles(self) -> int: ...
+
+
+@dataclass(frozen=True)
+class Ternary:
+    """Ternary coefficients ``values`` (outs, chans, bases), int8 or bool: of a form combine.
+
+    ``packed``: what an engine has made of them, kept as long as they are.
+    """
+
+    values: npt.NDArray[np.int8] | Bits
+    packed: dict[Any, Any] = field(default_factory=dict[Any, Any], compare=False, repr=False)
+
+    @cached_property
+    def mask(self) -> Bits:
+        """Which coefficients are not zero."""
+        return self.values != 0
 
 
 @dataclass(frozen=True)

@@ -59,6 +59,13 @@ if TYPE_CHECKING:
     type=click.IntRange(1),
     help="Threads for images that are not timed; more than one pays for large maps.",
 )
+@click.option(
+    "--engine",
+    default="auto",
+    show_default=True,
+    type=click.Choice(["auto", "native", "numpy"]),
+    help="What times the convolutions; auto: native where it was built.",
+)
 @click.pass_context
 def sim_command(
     ctx: click.Context,
@@ -79,6 +86,7 @@ def sim_command(
     trace: str | None,
     seed: int,
     workers: int,
+    engine: str,
 ) -> None:
     """Run PROGRAM: its outputs for every image, cycles and energy for the first few."""
     if functional and (energy_table or trace or clock_mhz or dram_gbps or dram_latency is not None):
@@ -105,6 +113,7 @@ def sim_command(
             energy_table=table,
             arch=machine,
             workers=workers,
+            engine=engine,
             progress=progress,
         )
     accuracy = None if classes is None else _accuracy(result, classes)

@@ -40,7 +40,7 @@ def _print_timed(console: Console, result: SimResult, timed: TimedResult) -> Non
     console.print(
         f"{mean:,.0f} cycles ({count}) = {microseconds:,.1f} us at {arch.mhz:g} MHz "
         f"= {1e6 / microseconds:,.0f} images/s; {arch.multipliers} multipliers, "
-        f"SRAM {arch.sram_kib} KiB, DRAM {arch.dram_gbps:g} GB/s"
+        f"SRAM {arch.sram_kib} KiB, DRAM {arch.dram_gbps:g} GB/s; engine {result.engine}"
     )
     console.print(_layer_table(timed))
     console.print(_queue_table(result))

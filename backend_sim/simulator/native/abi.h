@@ -1,0 +1,50 @@
+// What the engine's parts agree on: the parameters of a call, its results, its error codes.
+#pragma once
+
+#include <stdint.h>
+
+// The parameters of one call, all int64, in this order; Python asks the library for the names.
+// form 0 combine, 1 dense, 2 depthwise; policy 0 none, 1 window, 2 gather; stride_* of x in bytes, the
+// others as in ConvWork and Arch; wide 1: count in 64 bits even where 32 are enough (tests).
+#define ESCC_FIELDS(F)                                                                                 \
+    F(form) F(images) F(x_rows) F(step_image) F(step_row) F(step_pos) F(outs) F(chans) F(height)       \
+    F(width) F(y_rows) F(y_cols) F(bases) F(kernel_h) F(kernel_w) F(stride_h) F(stride_w) F(pad_top)   \
+    F(pad_left) F(dil_h) F(dil_w) F(x_first) F(y_first) F(bands) F(multiplier) F(blocks) F(rows)       \
+    F(macs) F(units) F(lanes) F(chunk) F(ring_entries) F(fifo_positions) F(policy) F(look_ahead)       \
+    F(look_aside) F(startup_cycles) F(wide)
+
+// The results of one image, all int64, in this order: the fields of ConvTiming.
+#define ESCC_FIGURES(F)                                                                                \
+    F(cycles) F(lc_busy) F(lc_wait_input) F(lc_wait_row) F(lc_wait_fifo) F(lc_idle) F(mac_busy)        \
+    F(mac_wait_lc) F(mac_idle) F(matches) F(dilution_words) F(issue_cycles) F(products)                \
+    F(fifo_pushes) F(fifo_values) F(psum_updates) F(ring_entries) F(ring_bytes_written)                \
+    F(ring_bytes_read)
+
+#define ESCC_MEMBER(name) int64_t name;
+
+struct Work {
+    ESCC_FIELDS(ESCC_MEMBER)
+};
+
+struct Figures {
+    ESCC_FIGURES(ESCC_MEMBER)
+};
+
+enum Status { STATUS_OK = 0, STATUS_BAD_PARAMETER = 1, STATUS_MISSING_ROW = 2, STATUS_NO_MEMORY = 3 };
+
+// Planes of an instruction, [chans + 1][plane_words]: bit j of the words of basis m of channel c is 1 where
+// output order(j) has a coefficient; the last plane is empty. Outputs are ordered by row of the block, then
+// by group, so that the groups of a row lie side by side.
+static inline int64_t words_of(int64_t outs) { return (outs + 63) / 64; }
+static inline int64_t plane_words(int64_t outs, int64_t bases) { return (words_of(outs) * bases + 7) / 8 * 8; }
+
+typedef int (*ConvTimingFunction)(
+    const Work *work, const uint8_t *x, const uint64_t *planes, const int32_t *weights, Figures *figures);
+
+#define ESCC_HIDDEN extern "C" __attribute__((visibility("hidden")))
+ESCC_HIDDEN int escc_conv_timing_baseline(
+    const Work *, const uint8_t *, const uint64_t *, const int32_t *, Figures *);
+ESCC_HIDDEN int escc_conv_timing_avx2(
+    const Work *, const uint8_t *, const uint64_t *, const int32_t *, Figures *);
+ESCC_HIDDEN int escc_conv_timing_avx512(
+    const Work *, const uint8_t *, const uint64_t *, const int32_t *, Figures *);

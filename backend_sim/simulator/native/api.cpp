@@ -1,0 +1,77 @@
+// What Python calls, by ctypes: plain C, compiled for the oldest processor.
+#include "geometry.h"
+
+#define ESCC_PUBLIC extern "C" __attribute__((visibility("default")))
+#define ESCC_NAME(name) #name ","
+
+namespace {
+
+struct Variant {
+    const char *name;
+    ConvTimingFunction function;
+};
+
+// The best first; the ones this processor cannot run are left out.
+int variants(Variant *found) {
+    int count = 0;
+#if defined(ESCC_X86)
+    __builtin_cpu_init();
+    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+        __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("bmi2"))
+        found[count++] = Variant{"avx512", escc_conv_timing_avx512};
+    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("bmi2") && __builtin_cpu_supports("popcnt"))
+        found[count++] = Variant{"avx2", escc_conv_timing_avx2};
+#endif
+    found[count++] = Variant{"baseline", escc_conv_timing_baseline};
+    return count;
+}
+
+}  // namespace
+
+// Names of the parameters, of the figures.
+ESCC_PUBLIC const char *escc_fields() { return ESCC_FIELDS(ESCC_NAME); }
+ESCC_PUBLIC const char *escc_figures() { return ESCC_FIGURES(ESCC_NAME); }
+
+// Name of instruction set `index` that this processor can run, the best first; null behind the last.
+ESCC_PUBLIC const char *escc_variant(int64_t index) {
+    Variant found[4];
+    return index >= 0 && index < variants(found) ? found[index].name : nullptr;
+}
+
+ESCC_PUBLIC int64_t escc_plane_words(int64_t outs, int64_t bases) { return plane_words(outs, bases); }
+
+// Ternary coefficients (outs, chans, bases) to planes [chans + 1][plane_words] for blocks of `rows` rows, and
+// the non-zeros of every channel, weights [chans].
+ESCC_PUBLIC int escc_pack_planes(
+    const int8_t *ternary, int64_t outs, int64_t chans, int64_t bases, int64_t rows, uint64_t *planes,
+    int32_t *weights) {
+    if (outs < 1 || chans < 1 || bases < 1 || rows < 1) return STATUS_BAD_PARAMETER;
+    const int64_t words = words_of(outs), step = plane_words(outs, bases);
+    Work work = {};
+    work.outs = outs;
+    work.rows = rows;
+    const Order order(work);
+    memset(planes, 0, sizeof(uint64_t) * step * (chans + 1));
+    memset(weights, 0, sizeof(int32_t) * chans);
+    for (int64_t r = 0; r < rows && r < outs; r++)
+        for (int64_t g = 0; g < order.groups_of(r); g++) {
+            const int64_t place = order.begin(r) + g;
+            const int8_t *from = ternary + (g * rows + r) * chans * bases;
+            uint64_t *to = planes + place / 64;
+            for (int64_t c = 0; c < chans; c++, to += step)
+                for (int64_t m = 0; m < bases; m++) {
+                    const uint64_t set = *from++ != 0;
+                    to[m * words] |= set << (place % 64);
+                    weights[c] += (int32_t)set;
+                }
+        }
+    return STATUS_OK;
+}
+
+ESCC_PUBLIC int escc_conv_timing(
+    int64_t variant, const Work *work, const uint8_t *x, const uint64_t *planes, const int32_t *weights,
+    Figures *figures) {
+    Variant found[4];
+    if (variant < 0 || variant >= variants(found) || !work || !x || !figures) return STATUS_BAD_PARAMETER;
+    return found[variant].function(work, x, planes, weights, figures);
+}

@@ -1,0 +1,77 @@
+"""The engines that time a convolution: numpy, which is always there, and the native one where it was built."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from escc.backend_sim.simulator.timing.conv_timing import conv_timing
+from escc.backend_sim.simulator.timing.native import MissingLibraryError, NativeEngine
+from escc.backend_sim.simulator.timing.work import ConvTiming, ConvWork, Ternary, TimingArch
+from escc.errors import EsccError
+
+ENGINES = ("auto", "native", "numpy")
+
+
+class Engine(Protocol):
+    """Times convolutions; all engines give the same figures."""
+
+    @property
+    def name(self) -> str:
+        """What results are labelled with: ``numpy``, ``native-avx512``, ..."""
+        ...
+
+    def conv_timing(
+        self,
+        arch: TimingArch,
+        work: ConvWork,
+        x: npt.NDArray[np.uint8] | npt.NDArray[np.bool_],
+        ternary: Ternary | None = None,
+    ) -> ConvTiming:
+        """`conv_timing` of ``x`` (N, rows, width, chans), non-zero where an activation is.
+
+        Raises:
+            EsccError: see there.
+        """
+        ...
+
+
+class NumpyEngine:
+    """The definition itself."""
+
+    name = "numpy"
+
+    def conv_timing(
+        self,
+        arch: TimingArch,
+        work: ConvWork,
+        x: npt.NDArray[np.uint8] | npt.NDArray[np.bool_],
+        ternary: Ternary | None = None,
+    ) -> ConvTiming:
+        """See `Engine`."""
+        return conv_timing(arch, work, x != 0, None if ternary is None else ternary.mask)
+
+
+def make_engine(name: str = "auto") -> Engine:
+    """The engine of a name: ``numpy``; ``native``, the best instruction set of this processor, or one by name
+    (``native-avx2``); ``auto``, native where it is there and numpy otherwise.
+
+    Raises:
+        EsccError: no such engine, or the native one is asked for and is not there.
+    """
+    if name == "numpy":
+        return NumpyEngine()
+    kind, _, variant = name.partition("-")
+    if name not in ENGINES and not (kind == "native" and variant):
+        raise EsccError(f"unknown engine {name!r}", hint=f"engines: {', '.join(ENGINES)}")
+    try:
+        return NativeEngine(variant or None)
+    except MissingLibraryError as error:
+        if name == "auto":
+            return NumpyEngine()
+        raise EsccError(
+            f"the native engine is not there: {error}",
+            hint="install escc again where g++ or clang++ is, or take --engine numpy",
+        ) from None

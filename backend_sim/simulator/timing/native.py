@@ -1,0 +1,186 @@
+"""The native engine: the timing of a convolution by the library in ``native/``, where it was built.
+
+The library has a plain C interface with no Python in it, so it is loaded with ctypes and serves every
+version. It computes exactly what `conv_timing` defines, on bit planes of the coefficients that are packed
+once (`Ternary.packed`) and on the activations where they lie.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from dataclasses import dataclass, fields
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from escc.backend_sim.simulator import native
+from escc.backend_sim.simulator.timing.conv_timing import check_shapes
+from escc.backend_sim.simulator.timing.geometry import plan
+from escc.backend_sim.simulator.timing.work import ConvTiming, ConvWork, Ternary, TimingArch
+from escc.errors import EsccError
+
+LIBRARY = Path(native.__file__).with_name("kernel.so")
+FORMS = {"combine": 0, "dense": 1, "depthwise": 2}
+POLICIES = {"none": 0, "window": 1, "gather": 2}
+BAD_PARAMETER, MISSING_ROW, NO_MEMORY = 1, 2, 3
+"""What the library answers besides 0; abi.h."""
+
+_ARCH = (
+    "blocks", "rows", "macs", "units", "lanes", "chunk", "ring_entries", "fifo_positions", "look_ahead",
+    "look_aside", "startup_cycles",
+)  # fmt: skip
+_WORK = tuple(field.name for field in fields(ConvWork) if field.name != "form")
+_OTHERS = ("form", "policy", "images", "x_rows", "step_image", "step_row", "step_pos", "wide")
+
+
+class MissingLibraryError(Exception):
+    """Why there is no native engine."""
+
+
+@dataclass(frozen=True)
+class Planes:
+    """Coefficients as the library takes them, for blocks of ``rows`` rows.
+
+    ``words`` (chans + 1, words) uint64: abi.h says which bit is which; ``weights`` (chans,) int32: non-zeros
+    of each channel.
+    """
+
+    rows: int
+    words: npt.NDArray[np.uint64]
+    weights: npt.NDArray[np.int32]
+
+
+@cache
+def library() -> ctypes.CDLL:
+    """The library, its functions declared.
+
+    Raises:
+        MissingLibraryError: there is none, or it cannot be used.
+    """
+    if not LIBRARY.exists():
+        raise MissingLibraryError("it was not built: escc was installed without a C++ compiler")
+    try:
+        loaded = ctypes.CDLL(str(LIBRARY))
+        for name in ("escc_fields", "escc_figures", "escc_variant"):
+            getattr(loaded, name).restype = ctypes.c_char_p
+        loaded.escc_variant.argtypes = [ctypes.c_int64]
+        loaded.escc_plane_words.argtypes = [ctypes.c_int64] * 2
+        loaded.escc_plane_words.restype = ctypes.c_int64
+        loaded.escc_pack_planes.argtypes = [ctypes.c_void_p, *[ctypes.c_int64] * 4, *[ctypes.c_void_p] * 2]
+        loaded.escc_conv_timing.argtypes = [ctypes.c_int64, *[ctypes.c_void_p] * 5]
+        parameters, figures = _names(loaded.escc_fields()), _names(loaded.escc_figures())
+    except (OSError, AttributeError) as error:
+        raise MissingLibraryError(f"{LIBRARY.name} cannot be loaded: {error}") from None
+    if set(parameters) != {*_ARCH, *_WORK, *_OTHERS} or figures != [f.name for f in fields(ConvTiming)]:
+        raise MissingLibraryError(f"{LIBRARY.name} was built from other sources than these")
+    return loaded
+
+
+def _names(text: bytes) -> list[str]:
+    return text.decode().rstrip(",").split(",")
+
+
+@cache
+def variants() -> tuple[str, ...]:
+    """The instruction sets of the library that this processor can run, the best first.
+
+    Raises:
+        MissingLibraryError: there is no library.
+    """
+    found: list[str] = []
+    while name := library().escc_variant(len(found)):
+        found.append(name.decode())
+    return tuple(found)
+
+
+@cache
+def _parameters() -> tuple[str, ...]:
+    """Names of the parameters in the library's order."""
+    return tuple(_names(library().escc_fields()))
+
+
+def _address(array: npt.NDArray[np.generic]) -> int:
+    return array.__array_interface__["data"][0]
+
+
+class NativeEngine:
+    """The library, held to one instruction set.
+
+    ``wide``: count in 64 bits even where 32 are enough, for tests.
+    """
+
+    def __init__(self, variant: str | None = None, *, wide: bool = False) -> None:
+        names = variants()
+        chosen = names[0] if variant is None else variant
+        if chosen not in names:
+            raise MissingLibraryError(f"this processor runs {', '.join(names)}, not {chosen}")
+        self.name = f"native-{chosen}"
+        self._variant = names.index(chosen)
+        self._wide = wide
+
+    @staticmethod
+    def planes(ternary: Ternary, rows: int) -> Planes:
+        """The coefficients packed for blocks of ``rows`` rows; packed once and kept."""
+        found = ternary.packed.get(rows)
+        if found is None:
+            outs, chans, bases = ternary.values.shape
+            values = np.ascontiguousarray(ternary.values).view(np.int8)
+            words = np.empty((chans + 1, library().escc_plane_words(outs, bases)), np.uint64)
+            weights = np.empty(chans, np.int32)
+            status = library().escc_pack_planes(
+                _address(values), outs, chans, bases, rows, _address(words), _address(weights)
+            )
+            _raise(status, None)
+            found = ternary.packed[rows] = Planes(rows, words, weights)
+        assert isinstance(found, Planes)
+        return found
+
+    def conv_timing(
+        self,
+        arch: TimingArch,
+        work: ConvWork,
+        x: npt.NDArray[np.uint8] | npt.NDArray[np.bool_],
+        ternary: Ternary | None = None,
+    ) -> ConvTiming:
+        """`conv_timing` of ``x`` (N, rows, width, chans), non-zero where an activation is.
+
+        Raises:
+            EsccError: what `conv_timing` refuses, and sizes beyond the library's (2^24).
+        """
+        check_shapes(work, x.shape, None if ternary is None else ternary.values.shape)
+        if x.dtype.itemsize != 1 or (x.shape[3] > 1 and x.strides[3] != 1) or min(x.strides) < 0:
+            x = np.ascontiguousarray(x != 0)
+        images, rows = x.shape[:2]
+        values: dict[str, int] = {name: getattr(work, name) for name in _WORK}
+        values |= {name: getattr(arch, name) for name in _ARCH}
+        values |= {"form": FORMS[work.form], "policy": POLICIES[arch.policy], "images": images, "x_rows": rows}
+        values |= dict(zip(("step_image", "step_row", "step_pos"), x.strides, strict=False))
+        values["wide"] = self._wide
+        parameters = np.array([values[name] for name in _parameters()], np.int64)
+        planes = None if ternary is None else self.planes(ternary, arch.rows)
+        figures = np.zeros((images, len(fields(ConvTiming))), np.int64)
+        if images:
+            status = library().escc_conv_timing(
+                self._variant,
+                _address(parameters),
+                _address(x),
+                None if planes is None else _address(planes.words),
+                None if planes is None else _address(planes.weights),
+                _address(figures),
+            )
+            if status == MISSING_ROW:
+                plan(work, rows)
+            _raise(status, work)
+        return ConvTiming(*np.ascontiguousarray(figures.T))
+
+
+def _raise(status: int, work: ConvWork | None) -> None:
+    if status == NO_MEMORY:
+        raise EsccError("not enough memory to time a convolution", hint="--engine numpy needs less at a time")
+    if status:
+        raise EsccError(
+            f"the native engine refuses {work}: a size or a parameter is too large (status {status})",
+            hint="--engine numpy has no limits",
+        )
