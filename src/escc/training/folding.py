@@ -27,8 +27,9 @@ def fold_norms(model: fx.GraphModule) -> int:
         How many were folded; norms elsewhere stay.
     """
     folded = 0
-    for path, norm in [item for item in model.named_modules() if isinstance(item[1], nn.BatchNorm2d)]:
-        mean, variance = (cast("Tensor | None", item) for item in (norm.running_mean, norm.running_var))
+    norms = {path: norm for path, norm in model.named_modules() if isinstance(norm, nn.BatchNorm2d)}
+    for path, norm in norms.items():
+        mean, variance = norm.running_mean, norm.running_var
         if _before(model, path) is None or mean is None or variance is None:
             continue
         factor = torch.rsqrt(variance.double() + norm.eps)

@@ -12,6 +12,7 @@ from escc.training.context import Transform
 _HOMES = {
     "decompose": "escc.training.steps:decompose",
     "refine": "escc.training.refinement:refine",
+    "slim": "escc.training.slimming:slim",
     "prune": "escc.training.penni:prune",
     "shrink": "escc.training.shrinking:shrink",
     "ternarize": "escc.training.steps:ternarize",
