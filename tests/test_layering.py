@@ -53,6 +53,10 @@ LAYERS = {
     "escc.training": Layer(
         ("escc.frontend", "escc.passes", "escc.ir", "escc.driver"), ("numpy", "torch", "safetensors")
     ),
+    # settings per layer: runs the pipeline, the reference and the simulator to judge them
+    "escc.budget": Layer(
+        ("escc.ir", "escc.isa", "escc.passes", "escc.backend_sim", "escc.driver"), ("numpy", "torch", "rich")
+    ),
     # what ties the layers together: the command line and the compile driver
     "escc": Layer(("escc",), ("click", "rich", "numpy", "torch", "safetensors")),
 }

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from escc.cli.budget import budget_options, choose_settings, goal_of
 from escc.cli.progress import progress_bars
 from escc.errors import EsccError
 from escc.files import atomic_write
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from escc.budget.search import Outcome
     from escc.driver import Compilation
     from escc.ir.module import Module
     from escc.ir.passes import AfterPass, Pass
@@ -102,6 +104,7 @@ def parse_shape(
     help="Recode coefficients for the layers' real inputs (with --calibration).",
 )
 @click.option("--dense", is_flag=True, help="Leave every layer dense 8-bit.")
+@budget_options
 @click.option("-p", "--passes", metavar="PIPELINE", help="Passes to run instead: 'a,b{k=1},c'.")
 @click.option(
     "--compile-to", metavar="PHASE", help="Stop after this pass ('imported': before any) and write IR text."
@@ -150,10 +153,12 @@ def compile_command(
     report: str | None,
     ir_file: str | None,
     no_debug: bool,
+    **budget: Any,
 ) -> None:
     """Compile MODEL (exported archive, torch.save file, state_dict, safetensors) to a program."""
     for path in (output, *([ir_file] if ir_file is not None else [])):
         _check_output(path)
+    goal = goal_of(budget, calibration)
     from escc.driver import CompileOptions, compile_module, import_model
     from escc.isa.arch import Arch
 
@@ -167,7 +172,23 @@ def compile_command(
             allow_classes=allow_classes,
             unsafe_load=unsafe_load,
         )
-        images = _calibration_images(module, calibration, calibration_images)
+        options = CompileOptions(
+            dense=dense, bases=bases, penalty=penalty, planes=planes, keep_dense=keep_dense, refine=refine
+        )
+        outcome: Outcome | None = None
+        if goal is not None and calibration is not None:
+            outcome, images = choose_settings(
+                module,
+                goal,
+                calibration,
+                budget["calibration_labels"],
+                calibration_images,
+                options,
+                arch,
+                progress,
+            )
+        else:
+            images = _calibration_images(module, calibration, calibration_images)
         costs: list[list[LayerCost]] = []
         hooks = _hooks(print_ir_after_all, print_ir_after, print_ir_tree_dir)
         if report is not None:
@@ -178,10 +199,8 @@ def compile_command(
             module,
             arch=arch,
             calibration=images,
-            passes=passes,
-            options=CompileOptions(
-                dense=dense, bases=bases, penalty=penalty, planes=planes, keep_dense=keep_dense, refine=refine
-            ),
+            passes=passes if outcome is None else outcome.passes,
+            options=options,
             stop_after=compile_to,
             after=hooks,
             progress=progress,
@@ -199,7 +218,11 @@ def compile_command(
     if ir_file is not None:
         done.module.save(ir_file)
     if report is not None:
-        _write_report(Path(report), done, costs)
+        _write_report(Path(report), done, costs, outcome)
+    if outcome is not None:
+        from escc.budget.report import print_outcome
+
+        print_outcome(outcome)
     _summary(output, done)
 
 
@@ -282,7 +305,9 @@ def _cost_recorder(costs: list[list[LayerCost]]) -> AfterPass:
     return record
 
 
-def _write_report(folder: Path, done: Compilation, costs: list[list[LayerCost]]) -> None:
+def _write_report(
+    folder: Path, done: Compilation, costs: list[list[LayerCost]], outcome: Outcome | None
+) -> None:
     from escc.passes.costs import bits_per_weight, network_cost
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -303,6 +328,10 @@ def _write_report(folder: Path, done: Compilation, costs: list[list[LayerCost]])
         },
         "bits_per_weight": bits_per_weight(compiled, original),
     }
+    if outcome is not None:
+        from escc.budget.report import to_json
+
+        content["budget"] = to_json(outcome)
     atomic_write(folder / "compile.json", json.dumps(content, indent=1).encode())
 
 
