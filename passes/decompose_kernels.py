@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from fnmatch import fnmatchcase
 from typing import Any, ClassVar
 
 import numpy as np
@@ -17,8 +16,10 @@ from escc.ir.escalate import DecomposedConv2d
 from escc.ir.module import Module
 from escc.ir.nn import Conv2d, ConvolutionLike
 from escc.ir.passes import Pass, PassContext
-from escc.ir.xdsl import Operation, SSAValue
+from escc.ir.pins import came_trained
+from escc.ir.xdsl import Operation
 from escc.passes.convolutions import ORIGINAL_WEIGHT, keep_array, needed
+from escc.passes.layer_choice import Choice, Step, ends
 from escc.passes.layer_options import items, last_match, layer_options
 from escc.passes.math.coding import LARGEST
 from escc.passes.math.ternary import Decomposition, fit_ternary, svd_float, svd_ternary, tap_ternary
@@ -32,7 +33,8 @@ class DecomposeKernels(Pass):
 
     Left dense unless ``layers`` names them: convolutions that read the image, those that no convolution
     follows (the classifier), those with few input channels per group (depthwise) or few kernels, and those
-    the bases fit worse than ``max_error``.
+    the bases fit worse than ``max_error``. A network that was compressed or quantised in training is left as
+    it was trained, but for the layers that ``layers`` names.
 
     Options:
         bases: basis kernels M per layer, 1 to 9 for "als".
@@ -70,15 +72,16 @@ class DecomposeKernels(Pass):
         Raises:
             EsccError: an option out of range or not understood.
         """
-        self._check()
+        self.check()
         exceptions = self._exceptions()
-        ends = _first(module) | _last(module)
+        at_ends = _ends(module)
+        trained = came_trained(module)
         work: list[tuple[LayerOp, DecomposeKernels, bool]] = []
         for op in module.layers:
             if isinstance(op, Conv2d):
                 path = module_path(op)
                 named = last_match(path, exceptions)
-                if named or (op not in ends and self._chosen(op)):
+                if named or (not trained and op not in at_ends and self._chosen(op)):
                     work.append((op, named or self, named is not None))
         # the largest layers first, so that no thread is left with a long one at the end
         work.sort(key=lambda item: -needed(module, item[0], "weight").size)
@@ -98,7 +101,13 @@ class DecomposeKernels(Pass):
             return tap_ternary(weight)
         return svd_ternary(weight, bases) if self.method == "svd-twn" else svd_float(weight, bases)
 
-    def _check(self) -> None:
+    def check(self) -> None:
+        """Look at the options' values.
+
+        Raises:
+            EsccError: one is out of range.
+        """
+
         def refuse(what: str) -> EsccError:
             return EsccError(what, where=self.name)
 
@@ -120,45 +129,22 @@ class DecomposeKernels(Pass):
         found: list[tuple[str, DecomposeKernels]] = []
         for pattern, values in layer_options(self.layers, kinds, self.name):
             options = replace(self, **values)
-            options._check()
+            options.check()
             found.append((pattern, options))
         return found
 
     def _chosen(self, op: Conv2d) -> bool:
         """The default rule."""
-        path = module_path(op)
+        choice = Choice(tuple(items(self.keep_dense)), self.planes, self.min_inputs, self.min_kernels)
         inputs = map_shape(op.x)[2] // int(op.value("groups"))
-        return (
-            not any(fnmatchcase(path, pattern) for pattern in items(self.keep_dense))
-            and (self.planes > 0 or op.ints("kernel") != (1, 1))
-            and inputs >= self.min_inputs
-            and inputs * int(op.value("outputs")) >= self.min_kernels
-        )
+        return choice.takes(module_path(op), op.ints("kernel"), inputs, int(op.value("outputs")))
 
 
-def _first(module: Module) -> set[Operation]:
-    """The convolutions that read an input of the network with no other convolution in between."""
-    image: set[SSAValue] = set(module.inputs)
-    found: set[Operation] = set()
-    for op in module.layers:
-        if isinstance(op, ConvolutionLike):
-            if op.x in image:
-                found.add(op)
-        elif all(value in image for value in op.operands):
-            image.add(op.out)
-    return found
-
-
-def _last(module: Module) -> set[Operation]:
-    """The convolutions that no other convolution follows."""
-    followed: set[SSAValue] = set()
-    found: set[Operation] = set()
-    for op in reversed(list(module.layers)):
-        if isinstance(op, ConvolutionLike) and op.out not in followed:
-            found.add(op)
-        if isinstance(op, ConvolutionLike) or op.out in followed:
-            followed.update(op.operands)
-    return found
+def _ends(module: Module) -> set[Operation]:
+    """The convolutions at the ends of the network."""
+    steps = [Step(tuple(op.operands), op.out, isinstance(op, ConvolutionLike)) for op in module.layers]
+    found = ends(module.inputs, steps)
+    return {op for op in module.layers if op.out in found}
 
 
 def _apply(module: Module, op: LayerOp, fit: Decomposition, max_error: float) -> None:

@@ -23,6 +23,7 @@ from escc.ir.module import Module
 from escc.ir.passes import PassContext, make_pass, run_pipeline
 from escc.ir.pins import pin_of
 from escc.ir.types import MapType
+from escc.ir.xdsl import SSAValue
 from escc.isa.program import Program
 from escc.passes.calibrate import scales_from
 from escc.passes.reference.float_graph import activate, evaluate, linear_part
@@ -102,7 +103,7 @@ def test_every_layer_rounds_as_trained(name: str) -> None:
     evaluate_integer(quantized, found.images, visit=keep)
     scale = _type(quantized.inputs[0].type).scale_value
     whole = torch.from_numpy(np.clip(np.rint(found.images.astype(np.float64) / scale), -128, 127) * scale)
-    real = {found.calibrated.inputs[0]: whole}
+    real: dict[SSAValue, torch.Tensor] = {found.calibrated.inputs[0]: whole}
     off = total = 0
     for op, integer, pieces in zip(found.calibrated.layers, layers, maps, strict=True):
         kind = _type(integer.out.type)

@@ -219,7 +219,7 @@ def test_a_layer_on_request_and_the_trained_ones_stay() -> None:
 def test_trained_layers_are_pruned_on_request() -> None:
     module = trained(True)
     passes(module, "decompose-kernels")
-    counts = [np.count_nonzero(array) for name, array in module.store.items() if array.ndim == 3]
+    counts = [np.count_nonzero(array) for array in module.store.values() if array.ndim == 3]
     run_pipeline(module, [make_pass("prune-coefficients", {"trained": "true"})], PassContext())
     left = [op.value("density") for op in module.layers if op.value(TRAINED)]
     assert min(counts) > 0
