@@ -102,6 +102,14 @@ class _Builder:
         ]
         self.graph.output(results[0] if len(results) == 1 else tuple(results))
         model = fx.GraphModule(self.root, self.graph)
+        for node in self.graph.find_nodes(op="get_attr"):
+            # fx copies what the graph reads, and forgets which buffers are not for the state dictionary
+            name = str(node.target)
+            path, _, leaf = name.rpartition(".")
+            owner = model.get_submodule(path)
+            if name not in self.parameters and name not in self.persistent:
+                delattr(owner, leaf)
+                owner.register_buffer(leaf, self._tensor(name), persistent=False)
         known = model.state_dict()
         for name in self.persistent - known.keys():
             self._register(model, name)

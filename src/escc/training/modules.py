@@ -319,7 +319,7 @@ class DecomposedConv2d(nn.Module):
         """(coefficients T (K, C/groups, M), bases B (M, R, S)) as used, float32, without gradients."""
         with torch.no_grad():
             coefficients, bases = self._used()
-        return coefficients, bases
+        return coefficients.detach(), bases.detach()
 
     def weight(self) -> Tensor:
         """The weight (K, C/groups, R, S) the layer stands for, float32, with gradients."""
