@@ -224,3 +224,22 @@ def test_archive_goes_through_the_command_line(tmp_path: Path, capsys: pytest.Ca
     assert "(pinned scale)" in printed
     assert run(["verify", str(model), "--images", "2"]) == 0
     assert "FAILED" not in capsys.readouterr().out
+
+
+def test_report_of_real_coefficients_counts_as_penni_does(tmp_path: Path) -> None:
+    """PENNI's networks run with dense weights here, and are counted as they were trained."""
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        layer = Decomposed(3, 6, bases=4, real=True)
+        escc.save(nn.Sequential(layer, nn.ReLU()).eval(), torch.zeros(2, 3, 8, 10), tmp_path / "penni.pt2")
+    files = [str(tmp_path / name) for name in ("penni.pt2", "prog.bin")]
+    assert run(["compile", files[0], "-o", files[1], "--report", str(tmp_path)]) == 0
+    report = json.loads((tmp_path / "compile.json").read_text())
+    (cost,) = report["convolutions"]
+    left = int(np.count_nonzero(layer.coefficients.numpy()))
+    positions, planes = 8 * 10, 3 * 4
+    assert cost["convolve_first"] == {"macs": positions * planes * 9, "adds": positions * left}
+    assert report["totals"]["network"]["compiled"]["convolve_first"] == cost["convolve_first"]
+    # a mask, and 32 bits for each coefficient left and for the bases
+    assert cost["bits"] == layer.coefficients.numel() + 32 * (left + layer.bases.numel())
+    assert report["layers"][0]["form"] == "dense"
