@@ -138,7 +138,8 @@ def fit_ternary(
         exact_every: exact coding in every n-th alternation, cheap descent in the others; the last is exact.
         tolerance: stop when an exact alternation gains less than this share of the objective.
         sample: layers with over twice as many kernels are first fitted on about so many of them (evenly
-            spaced input channels); a fifth of the alternations then runs over all kernels from there.
+            spaced input channels); a fifth of the alternations then runs over all kernels from there. A
+            quarter of that, and two alternations, for 1x1 kernels: their bases are just M numbers.
         steps: bases are put on the grid max|B| / steps, so that 8-bit bases lose nothing more; 0 leaves them
             real.
 
@@ -153,11 +154,13 @@ def fit_ternary(
     unit = float(np.sqrt(np.einsum("kcp,kcp->", rows, rows) / (outputs * inputs))) or 1.0
     rows = rows / unit
     fit = _Fit(rows, penalty, *_start(rows, bases))
+    if rows.shape[2] == 1:
+        sample //= 4
     if (stride := outputs * inputs // sample) > 1:
         small = _Fit(np.ascontiguousarray(rows[:, ::stride]), penalty, fit.bases, fit.scale)
         _alternate(small, iterations, exact_every, tolerance)
         fit.bases, fit.scale = small.bases, small.scale
-        iterations = -(-iterations // 5)
+        iterations = -(-iterations // 5) if rows.shape[2] > 1 else min(iterations, 2)
     history = _alternate(fit, iterations, exact_every, tolerance)
     _normalize(fit, steps)
     fit.recode(exact=True)
