@@ -10,7 +10,7 @@ from pathlib import Path
 
 import click
 
-from benchmarks.compression.experiments import Experiments, Network, Row, load_experiments
+from benchmarks.compression.experiments import DENSE, Experiments, Network, Row, load_experiments
 from benchmarks.compression.measure import Data, Task, is_model, load_data, measure
 from benchmarks.compression.page import COLUMNS, Line, cells, write_page
 from escc.cli import run
@@ -71,7 +71,7 @@ def command(
         tasks = _tasks(experiments, network, row, work)
         if only_list:
             states = ["done" if task.kept() else "to do" if task.is_there else "no model" for task in tasks]
-            click.echo(f"{network.name}/{row.name or 'dense'}: {', '.join(states)}")
+            click.echo(f"{network.name}/{row.name}: {', '.join(states)}")
             continue
         lines.append(_line(network, row, tasks, data_of, again=again, obtain=obtain))
         _show(lines)
@@ -101,14 +101,14 @@ def _chosen(experiments: Experiments, rows: Sequence[str]) -> list[tuple[Network
     found = [(network, row) for network in experiments.networks for row in (network.dense, *network.rows)]
     if not rows:
         return found
-    names = {f"{network.name}/{row.name or 'dense'}" for network, row in found}
+    names = {f"{network.name}/{row.name}" for network, row in found}
     for name in rows:
         if name not in names | {network.name for network in experiments.networks}:
             raise EsccError(f"--row {name}: no such row", hint=f"rows: {', '.join(sorted(names))}")
     return [
         (network, row)
         for network, row in found
-        if network.name in rows or f"{network.name}/{row.name or 'dense'}" in rows
+        if network.name in rows or f"{network.name}/{row.name}" in rows
     ]
 
 
@@ -153,9 +153,9 @@ def _show(lines: Sequence[Line]) -> None:
     if line is first:
         click.echo(f"{line.network.title}\n" + " | ".join(COLUMNS))
     if not line.results:
-        click.echo(f"{line.row.title or line.row.name}: {line.missing}")
+        click.echo(f"{line.row.label}: {line.missing}")
         return
-    dense = first.mean("accuracy") if first.results and not first.row.name else None
+    dense = first.mean("accuracy") if first.results and first.row.name == DENSE else None
     click.echo(" | ".join(cells(line, dense)))
 
 

@@ -19,6 +19,7 @@ from typing import Any, TypeVar, cast
 from escc.errors import EsccError
 
 DEMO = "demo"
+DENSE = "fp32"
 Made = TypeVar("Made")
 
 
@@ -50,7 +51,7 @@ class Row:
 
     Attributes:
         name: short, for file names and the command line.
-        title: for readers.
+        title: for readers; empty takes the name.
         compile: options of ``escc compile``; a program runs in integers.
         evaluate: ``integer`` for programs, ``float`` for the model as it is, in 32-bit floats.
         family: rows of a family are joined in the plots; empty: the row stands alone.
@@ -61,7 +62,7 @@ class Row:
     """
 
     name: str
-    title: str
+    title: str = ""
     compile: str = ""
     evaluate: str = "integer"
     family: str = ""
@@ -69,6 +70,11 @@ class Row:
     options: str = ""
     seeds: tuple[int, ...] = ()
     obtain: str = ""
+
+    @property
+    def label(self) -> str:
+        """What readers see."""
+        return self.title or self.name
 
 
 @dataclass(frozen=True)
@@ -96,7 +102,7 @@ class Network:
     @property
     def dense(self) -> Row:
         """The dense network as a row of its own: what the others are compared with."""
-        return Row("", self.title, evaluate="float", obtain=self.obtain)
+        return Row(DENSE, "dense, 32-bit floats", evaluate="float", obtain=self.obtain)
 
 
 @dataclass(frozen=True)
@@ -134,7 +140,7 @@ def load_experiments(path: Path) -> Experiments:
         own = [_row(row, path) for row in values.pop("row", [])]
         rows = [row for only, row in shared if not only or values.get("name") in only] + own
         network = _make(Network, {**values, "rows": rows}, f"{path}: network {values.get('name', '')}")
-        names = [row.name for row in rows]
+        names = [DENSE, *(row.name for row in rows)]
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
             raise EsccError(f"network {network.name} has two rows '{twice[0]}'", where=str(path))

@@ -8,6 +8,7 @@ import shlex
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -81,7 +82,7 @@ class Task:
     def name(self) -> str:
         """``network/row`` or ``network/row-seed``."""
         suffix = "" if self.seed is None else f"-{self.seed}"
-        return f"{self.network.name}/{self.row.name or 'dense'}{suffix}"
+        return f"{self.network.name}/{self.row.name}{suffix}"
 
     @property
     def model(self) -> str:
@@ -157,9 +158,8 @@ def measure(task: Task, data: Data, say: Callable[[str], None]) -> dict[str, Any
         EsccError: the command line of the row does not compile; simulator and integer reference differ.
     """
     original = _original(task)
-    result = (
-        _float(task, data, original) if task.row.evaluate == "float" else _integer(task, data, original, say)
-    )
+    take = _float if task.row.evaluate == "float" else _integer
+    result = take(task, data, original, say)
     task.path.parent.mkdir(parents=True, exist_ok=True)
     content = {"key": task.key(), "name": task.name, "images": len(data.images), **result}
     atomic_write(task.path, (json.dumps(content, indent=1) + "\n").encode())
@@ -207,7 +207,7 @@ def _integer(task: Task, data: Data, original: list[LayerCost], say: Callable[[s
     }
 
 
-def _float(task: Task, data: Data, original: list[LayerCost]) -> dict[str, Any]:
+def _float(task: Task, data: Data, original: list[LayerCost], say: Callable[[str], None]) -> dict[str, Any]:
     from escc.passes.costs import layer_costs
     from escc.passes.reference.float_graph import evaluate
 
@@ -215,7 +215,7 @@ def _float(task: Task, data: Data, original: list[LayerCost]) -> dict[str, Any]:
     module = _import(task.model, task.opening)
     costs = layer_costs(module, floats=True)
     layers = [asdict(cost) for cost in costs]
-    accuracy, _ = _accuracy(lambda part: evaluate(module, part)[0], data, lambda _: None)
+    accuracy, _ = _accuracy(lambda part: evaluate(module, part)[0], data, say)
     stored = -(-sum(cost.bits for cost in costs) // 8)
     return {
         "accuracy": accuracy,
@@ -267,10 +267,16 @@ def _import(model: str, opening: Sequence[str]) -> Module:
 
 
 def _original(task: Task) -> list[LayerCost]:
+    dense = Task(task.network, task.network.dense, task.source, task.work)
+    return _dense_costs(dense.model, tuple(dense.opening), _digest(dense.model))
+
+
+@cache
+def _dense_costs(model: str, opening: tuple[str, ...], _digest: str) -> list[LayerCost]:
+    """Every row of a network is compared with them."""
     from escc.passes.costs import layer_costs
 
-    dense = Task(task.network, task.network.dense, task.source, task.work)
-    return layer_costs(_import(dense.model, dense.opening))
+    return layer_costs(_import(model, opening))
 
 
 def _totals(costs: list[LayerCost]) -> dict[str, Any]:

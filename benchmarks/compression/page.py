@@ -84,7 +84,7 @@ def cells(line: Line, dense: float | None) -> list[str]:
     spread = f" ± {100 * line.spread:.2f}" if len(line.results) > 1 else ""
     saved = [line.mean("reductions", "without_classifier", order) or 0.0 for order in ORDERS]
     return [
-        line.row.title or line.row.name,
+        line.row.label,
         f"{100 * accuracy:.2f}{spread}",
         "" if dense is None else f"{100 * (accuracy - dense):+.2f}",
         *(f"{100 * share:.1f}" for share in saved),
@@ -140,8 +140,8 @@ def section(path: Path, network: Network, lines: Sequence[Line], invocation: Seq
                 parts += [f"![{title}]({name})"]
         parts += ["", "Every row again, with the compilation it is made of:", ""]
     for line in lines:
-        task, name = line.tasks[0], line.row.title or line.row.name
-        again = shlex.join([*invocation, "--row", f"{network.name}/{line.row.name or 'dense'}", "--again"])
+        task, name = line.tasks[0], line.row.label
+        again = shlex.join([*invocation, "--row", f"{network.name}/{line.row.name}", "--again"])
         if not line.results:
             parts += [f"- {name}: not measured ({line.missing})", f"  `{again}`"]
             continue
@@ -159,6 +159,6 @@ def plotted(lines: Sequence[Line], measure: str) -> list[Point]:
     for line in lines:
         x, y = line.mean(measure), line.mean("accuracy")
         if x and y is not None:
-            label = line.row.name or "fp32"
+            label = line.row.name
             found.append(Point(x, 100 * y, label, line.row.family or ALONE))
     return found

@@ -129,7 +129,7 @@ def _label(x: float, y: float, label: str, colour: str, taken: list[tuple[float,
 def _ticks(values: Sequence[float]) -> list[float]:
     """Round numbers from below the least to above the greatest value, about six of them."""
     low, high = min(values), max(values)
-    spread = (high - low) or 1.0
+    spread = max(high - low, 0.01)
     step = 10.0 ** floor(log10(spread / 5))
     step *= next(factor for factor in (1, 2, 5, 10) if spread / (factor * step) <= 6)
     first, last = floor(low / step), ceil(high / step)
