@@ -160,5 +160,5 @@ def plotted(lines: Sequence[Line], measure: str) -> list[Point]:
         x, y = line.mean(measure), line.mean("accuracy")
         if x and y is not None:
             label = line.row.name
-            found.append(Point(x, 100 * y, label, line.row.family or ALONE))
+            found.append(Point(x, 100 * y, label, line.row.family or ALONE, bool(line.row.family)))
     return found

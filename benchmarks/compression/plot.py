@@ -18,12 +18,13 @@ FONT = "font-family='sans-serif' font-size='11'"
 
 @dataclass(frozen=True)
 class Point:
-    """One mark; points of a family share its colour and are joined from left to right."""
+    """One mark; points of a family share its colour, those that say so are joined from left to right."""
 
     x: float
     y: float
     label: str
     family: str
+    joined: bool = True
 
 
 def scatter(points: Sequence[Point], *, title: str, x_label: str, y_label: str) -> str:
@@ -68,8 +69,9 @@ def scatter(points: Sequence[Point], *, title: str, x_label: str, y_label: str) 
     for index, family in enumerate(families):
         colour, shape = COLOURS[index % len(COLOURS)], SHAPES[index % len(SHAPES)]
         places = sorted((across(p.x), down(p.y), p.label) for p in points if p.family == family)
-        if len(places) > 1:
-            path = " ".join(f"{x:.1f},{y:.1f}" for x, y, _ in places)
+        ends = sorted((across(p.x), down(p.y)) for p in points if p.family == family and p.joined)
+        if len(ends) > 1:
+            path = " ".join(f"{x:.1f},{y:.1f}" for x, y in ends)
             body.append(f"<polyline points='{path}' fill='none' stroke='{colour}' stroke-opacity='0.5'/>")
         for x, y, label in places:
             body.append(_mark(shape, x, y, colour, label))
