@@ -144,6 +144,12 @@ def foreign_operator(content: Any, marker: Path) -> None:
     content["graph_module"]["graph"]["nodes"][0]["target"] = "torch.ops.mylib.run.default"
 
 
+def unknown_own_operator(content: Any, marker: Path) -> None:
+    """Of escc's namespace only the two operators of compressed networks are known."""
+    del marker
+    content["graph_module"]["graph"]["nodes"][0]["target"] = "torch.ops.escc.fake_quantize.other"
+
+
 def sub_graph(content: Any, marker: Path) -> None:
     del marker
     node = content["graph_module"]["graph"]["nodes"][0]
@@ -220,6 +226,7 @@ REFUSED: dict[str, Callable[[Members, Path], None]] = {
     "operator path": _model(operator_path),
     "file operator": _model(file_operator),
     "foreign operator": _model(foreign_operator),
+    "unknown own operator": _model(unknown_own_operator),
     "sub-graph": _model(sub_graph),
     "custom object": _model(custom_object),
     "compiled library": compiled_library,
