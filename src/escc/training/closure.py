@@ -272,13 +272,13 @@ def _tensor(values: Bools, like: Any) -> Tensor:
 
 def _plain_copy(model: GraphModule) -> GraphModule:
     """A copy on the CPU in which decomposed convolutions are plain ones and nothing rounds activations."""
-    plain = copy.deepcopy(model).cpu().eval()
+    plain = copy.deepcopy(model).cpu()
     for name, layer in list(plain.named_modules()):
         if isinstance(layer, DecomposedConv2d):
             plain.set_submodule(name, _plain_convolution(layer))
         elif isinstance(layer, ActivationQuantizer):
             plain.set_submodule(name, nn.Identity())
-    return plain
+    return plain.eval()
 
 
 def _plain_convolution(layer: DecomposedConv2d) -> nn.Conv2d:
