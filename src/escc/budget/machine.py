@@ -8,7 +8,7 @@ however well it overlaps its neighbours. Between and beyond the two densities cy
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from escc.backend_sim.lowering import lower
 from escc.backend_sim.simulator import simulate
-from escc.budget.settings import BASES, PLANES, Layer
+from escc.budget.settings import Layer
 from escc.ir.base import module_path
 from escc.ir.escalate import DecomposedConv2d
 from escc.ir.module import Module
@@ -65,7 +65,7 @@ def measure_cycles(
     Returns:
         Cycles that do not depend on the settings: other layers, less what overlaps.
     """
-    numbers = list(zip(BASES, [*PLANES, *PLANES], strict=False))
+    numbers = list(_numbers(layers))
     dense = _run(module, uniform(0, 0), images, arch, 1.0)
     found: dict[tuple[str, int], tuple[_Run, _Run]] = {}
     rests: list[float] = []
@@ -85,6 +85,16 @@ def measure_cycles(
                 cycles = _line(layer.path, runs, item.density * kernels)
             layer.measured[index] = replace(item, cycles=cycles)
     return float(np.mean(rests))
+
+
+def _numbers(layers: Sequence[Layer]) -> Iterator[tuple[int, int]]:
+    """Bases of spatial and planes of 1x1 layers to compile with, so that every number occurs."""
+    found: dict[bool, set[int]] = {False: {0}, True: {0}}
+    for layer in layers:
+        found[layer.shape.kernel == (1, 1)] |= {item.setting.bases for item in layer.measured}
+    spatial, pointwise = (sorted(found[kind])[1:] or [1] for kind in (False, True))
+    for at in range(max(len(spatial), len(pointwise))):
+        yield spatial[at % len(spatial)], pointwise[at % len(pointwise)]
 
 
 def _line(path: str, runs: tuple[_Run, _Run], nonzeros: float) -> float:

@@ -68,7 +68,7 @@ def standard_error(outcome: Outcome) -> float:
 def print_outcome(outcome: Outcome) -> None:
     """Print a choice to stdout."""
     console = Console(highlight=False, width=None if sys.stdout.isatty() else PIPE_WIDTH)
-    console.print(_headline(outcome))
+    console.print(_headline(outcome), soft_wrap=True, markup=False)
     console.print(_table(outcome))
 
 

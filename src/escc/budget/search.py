@@ -30,7 +30,7 @@ from escc.progress import Progress, silent
 
 OBJECTIVES = ("bytes", "cycles", "macs")
 
-CLOSE = 0.01
+CLOSE = 0.02
 """The search stops when two neighbouring choices differ by less than this share of their cost."""
 
 TRIES = 5
@@ -351,10 +351,7 @@ class Search:
             return passed
 
         while high - low > 1 and (low < 0 or costs[high] > costs[low] * (1 + CLOSE)):
-            # halfway in the logarithm of the cost: the dense end of the frontier is long
-            least = costs[max(low, 0)]
-            middle = int(np.searchsorted(costs, np.sqrt(least * costs[high])))
-            middle = min(max(middle, low + 1), high - 1)
+            middle = (low + high) // 2
             if keeps(middle):
                 high, best = middle, trials[-1]
             else:
