@@ -187,9 +187,5 @@ def _before_table(op: LayerOp, node: fx.Node) -> str | None:
     if not has_table_input(op):
         return None
     # x * sigmoid(x) is one activation for the compiler, and x what its sigmoid reads
-    sources = [source for source in node.all_input_nodes if source.op != "get_attr"]
-    return min(sources, key=_depth).name if sources else None
-
-
-def _depth(node: fx.Node) -> int:
-    return list(node.graph.nodes).index(node)
+    sources = {source for source in node.all_input_nodes if source.op != "get_attr"}
+    return next((earlier.name for earlier in node.graph.nodes if earlier in sources), None)
