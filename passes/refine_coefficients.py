@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -20,6 +21,9 @@ from escc.passes.layer_options import last_match, layer_options
 from escc.passes.math.covariance import code_layer
 from escc.passes.math.quadratic import Quadratic, Single, layer_quadratic
 from escc.passes.reference.side_by_side import Affine, Maps, calibration_batches, channel_statistics, walk
+
+_PATCH_VALUES = 2**26
+"""Most float32 values in the patches of one layer."""
 
 
 @dataclass
@@ -108,7 +112,7 @@ class RefineCoefficients(Pass):
         if not isinstance(op, DecomposedConv2d):
             return False
         shape = needed(module, op, "coefficients").shape
-        size = shape[1] * int(np.prod(op.ints("kernel")))
+        size = shape[1] * math.prod(op.ints("kernel"))
         return np.issubdtype(needed(module, op, "coefficients").dtype, np.integer) and size <= self.max_size
 
     def _recode(self, module: Module, op: LayerOp, patches: Single, sums: Single) -> None:
@@ -155,7 +159,8 @@ def group_quadratics(
 def layer_samples(
     op: LayerOp, operands: list[Maps], wanted: Maps, count: int, random: np.random.Generator
 ) -> tuple[Single, Single]:
-    """About ``count`` positions of a convolution, spread over all images.
+    """About ``count`` positions of a convolution, spread over all images; fewer where the patches of so many
+    would not fit in 256 MiB.
 
     Args:
         op: the convolution; ``operands`` its input and, if any, residual.
@@ -167,6 +172,7 @@ def layer_samples(
     top, left, bottom, right = op.ints("padding")
     height, width, _ = map_shape(op.out)
     positions = height * width
+    count = min(count, _PATCH_VALUES // (map_shape(op.x)[2] * math.prod(op.ints("kernel"))) + 1)
     each = min(positions, max(1, -(-count // sum(len(item) for item in wanted))))
     patches: list[torch.Tensor] = []
     sums: list[torch.Tensor] = []
