@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
+from escc.cli.images import Numbers
 from escc.errors import EsccError
 
 if TYPE_CHECKING:
@@ -86,6 +87,8 @@ def choose_settings(
     source: str,
     labels: str | None,
     count: int,
+    mean: Numbers | None,
+    std: Numbers | None,
     options: CompileOptions,
     arch: Arch,
     progress: Progress,
@@ -94,12 +97,19 @@ def choose_settings(
     from escc.budget.search import choose
 
     progress("reading images", 0, 0)
-    images = split_images(module.input_ports[0].torch_shape, source, labels, count, goal.accuracy is not None)
+    shape, hold_out = module.input_ports[0].torch_shape, goal.accuracy is not None
+    images = split_images(shape, source, labels, count, hold_out, mean, std)
     return choose(module, images, goal, options=options, arch=arch, progress=progress), images.fit
 
 
 def split_images(
-    shape: tuple[int, ...], source: str, labels: str | None, count: int, hold_out: bool
+    shape: tuple[int, ...],
+    source: str,
+    labels: str | None,
+    count: int,
+    hold_out: bool,
+    mean: Numbers | None = None,
+    std: Numbers | None = None,
 ) -> Images:
     """Calibration images, and as many again held out (half of all when there are fewer).
 
@@ -112,9 +122,9 @@ def split_images(
     from escc.frontend.data import load_images, load_labels
 
     if not hold_out:
-        images = load_images(source, shape, limit=count, part="train")
+        images = load_images(source, shape, limit=count, part="train", mean=mean, std=std)
         return Images(images, images[:0])
-    every = load_images(source, shape, limit=2 * count, part="train")
+    every = load_images(source, shape, limit=2 * count, part="train", mean=mean, std=std)
     classes = None if labels is None else load_labels(labels, limit=2 * count, part="train")
     if classes is not None and len(classes) != len(every):
         raise EsccError(f"{len(classes)} labels for {len(every)} images", where="--calibration-labels")
@@ -122,7 +132,7 @@ def split_images(
     if count == 0:
         raise EsccError("an accuracy budget needs at least two calibration images", where=source)
     # some sources give their first images, others thin theirs out evenly
-    fit = load_images(source, shape, limit=count, part="train")
+    fit = load_images(source, shape, limit=count, part="train", mean=mean, std=std)
     first = np.array_equal(every[:count], fit)
     rest = slice(count, None) if first else slice(1, None, 2)
     if not first and not np.array_equal(every[: 2 * count : 2], fit):

@@ -12,13 +12,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from escc.cli.budget import budget_options, choose_settings, goal_of
+from escc.cli.images import Numbers, calibration_images, normalisation_options
 from escc.cli.progress import progress_bars
 from escc.errors import EsccError
 from escc.files import atomic_write
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
 
     from escc.budget.search import Outcome
     from escc.driver import Compilation
@@ -72,11 +71,13 @@ def parse_shape(
 )
 @click.option(
     "--calibration-images",
+    "calibration_count",
     default=512,
     show_default=True,
     type=click.IntRange(1),
     help="How many of them to use.",
 )
+@normalisation_options
 @click.option(
     "--bases", default=6, show_default=True, type=click.IntRange(1, 9), help="Basis kernels per layer."
 )
@@ -137,7 +138,9 @@ def compile_command(
     unsafe_load: bool,
     input_shape: tuple[int, ...] | None,
     calibration: str | None,
-    calibration_images: int,
+    calibration_count: int,
+    mean: Numbers | None,
+    std: Numbers | None,
     bases: int,
     penalty: float,
     planes: int,
@@ -182,13 +185,16 @@ def compile_command(
                 goal,
                 calibration,
                 budget["calibration_labels"],
-                calibration_images,
+                calibration_count,
+                mean,
+                std,
                 options,
                 arch,
                 progress,
             )
         else:
-            images = _calibration_images(module, calibration, calibration_images)
+            shape = module.input_ports[0].torch_shape
+            images = calibration_images(shape, calibration, calibration_count, mean, std)
         costs: list[list[LayerCost]] = []
         hooks = _hooks(print_ir_after_all, print_ir_after, print_ir_tree_dir)
         if report is not None:
@@ -232,14 +238,6 @@ def _check_output(output: str) -> None:
         raise EsccError("the folder does not exist", where=str(folder), hint="create it or choose another -o")
     if Path(output).is_dir():
         raise EsccError("is a folder, not a file", where=output)
-
-
-def _calibration_images(module: Module, source: str | None, count: int) -> NDArray[np.float32] | None:
-    if source is None:
-        return None
-    from escc.frontend.data import load_images
-
-    return load_images(source, module.input_ports[0].torch_shape, limit=count, part="train")
 
 
 def _warn_of_random_scales(module: Module) -> None:

@@ -6,6 +6,7 @@ import sys
 
 import click
 
+from escc.cli.images import Numbers, calibration_images, normalisation_options
 from escc.cli.progress import progress_bars
 
 
@@ -24,6 +25,15 @@ from escc.cli.progress import progress_bars
     type=click.Path(),
     help="Images for passes that calibrate; of a data set the training images.",
 )
+@click.option(
+    "--calibration-images",
+    "calibration_count",
+    default=512,
+    show_default=True,
+    type=click.IntRange(1),
+    help="How many of them to use.",
+)
+@normalisation_options
 @click.option("--locations/--no-locations", default=False, help="Print locations.")
 @click.option("--generic", is_flag=True, help="Print the generic form.")
 @click.option("--list-passes", is_flag=True, help="List the installed passes and their options.")
@@ -33,6 +43,9 @@ def opt_command(
     passes: str,
     arch_file: str | None,
     calibration: str | None,
+    calibration_count: int,
+    mean: Numbers | None,
+    std: Numbers | None,
     locations: bool,
     generic: bool,
     list_passes: bool,
@@ -46,11 +59,8 @@ def opt_command(
         return
     module = Module.from_text(sys.stdin.read(), name="<stdin>") if source == "-" else Module.load(source)
     pipeline = parse_pipeline(passes)
-    images = None
-    if calibration is not None:
-        from escc.frontend.data import load_images
-
-        images = load_images(calibration, module.input_ports[0].torch_shape, part="train")
+    shape = module.input_ports[0].torch_shape
+    images = calibration_images(shape, calibration, calibration_count, mean, std)
     from escc.isa.arch import Arch
 
     with progress_bars() as progress:

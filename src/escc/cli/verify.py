@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from escc.cli.compile import model_options
+from escc.cli.images import Numbers, normalisation_options
 from escc.cli.progress import progress_bars
 
 
@@ -18,6 +19,7 @@ from escc.cli.progress import progress_bars
     type=click.Path(),
     help="Images to compare on (of a data set the test images); default: seeded random ones.",
 )
+@normalisation_options
 @click.option("--images", default=4, show_default=True, type=click.IntRange(1), help="How many images.")
 @click.option("--seed", default=0, show_default=True, type=int, help="Seed of the random images.")
 @click.option(
@@ -37,6 +39,8 @@ def verify_command(
     unsafe_load: bool,
     input_shape: tuple[int, ...] | None,
     source: str | None,
+    mean: Numbers | None,
+    std: Numbers | None,
     images: int,
     seed: int,
     tolerance: float,
@@ -63,7 +67,7 @@ def verify_command(
     if source is not None:
         from escc.frontend.data import load_images
 
-        batch = load_images(source, shape, limit=images)
+        batch = load_images(source, shape, limit=images, mean=mean, std=std)
     else:
         batch = np.random.default_rng(seed).standard_normal((images, *shape)).astype(np.float32)
     pipeline = default_pipeline(CompileOptions(dense=dense)) if passes is None else parse_pipeline(passes)
