@@ -1,6 +1,7 @@
 """Build the sdist, the wheel from that sdist, and try the wheel as somebody would who only has the wheel.
 
-Checked: every file of the package that git tracks is in the wheel and nothing else is; the wheel installs
+Checked: every file of the package that git tracks is in the wheel (but the C++ sources, which the sdist has)
+and nothing else is, but the library made of those sources where there is a compiler; the wheel installs
 into a fresh virtual environment; every module imports there, every pass registers, the command runs. The
 libraries come from the environment this script runs in (installing torch twice would only cost time).
 """
@@ -8,6 +9,7 @@ libraries come from the environment this script runs in (installing torch twice 
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -17,6 +19,9 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 LINKED = ("frontend", "passes", "isa", "backend_sim")
+SOURCES = (".cpp", ".h")
+LIBRARY = "escc/backend_sim/simulator/native/kernel.so"
+COMPILERS = ("c++", "g++", "clang++")
 
 TRY = """
 import pkgutil, sys, importlib
@@ -32,7 +37,8 @@ for name in names:
 passes = [entry.load() for entry in entry_points(group="escc.passes") if entry.value.startswith("escc.")]
 assert passes, "no pass is registered"
 escc.Arch.default()
-print(f"{len(names)} modules import, {len(passes)} passes load")
+from escc.backend_sim.simulator.timing import make_engine
+print(f"{len(names)} modules import, {len(passes)} passes load, engine {make_engine().name}")
 """
 
 
@@ -44,7 +50,7 @@ def expected_files() -> set[str]:
     )
     files: set[str] = set()
     for name in filter(None, listing.stdout.split("\0")):
-        if (ROOT / name).is_file():
+        if (ROOT / name).is_file() and not name.endswith(SOURCES):
             folder = next(folder for folder in places if name.startswith(folder + "/"))
             files.add(places[folder] + name.removeprefix(folder))
     return files
@@ -52,7 +58,7 @@ def expected_files() -> set[str]:
 
 def compare(expected: set[str], shipped: set[str]) -> list[str]:
     """One line for each file that is missing from the wheel or has no business in it."""
-    package = {name for name in shipped if not name.partition("/")[0].endswith(".dist-info")}
+    package = {name for name in shipped if not name.partition("/")[0].endswith(".dist-info")} - {LIBRARY}
     return [f"missing from the wheel: {name}" for name in sorted(expected - package)] + [
         f"in the wheel but not a tracked file: {name}" for name in sorted(package - expected)
     ]
@@ -77,6 +83,8 @@ def main() -> None:
             shipped = set(archive.namelist())
         if problems := compare(expected_files(), shipped):
             sys.exit("\n".join(problems))
+        if any(map(shutil.which, COMPILERS)) and LIBRARY not in shipped:
+            sys.exit(f"there is a compiler, but the wheel has no {LIBRARY}")
         for needed in ("LICENSE", "NOTICE"):
             if not any(entry.endswith(f".dist-info/licenses/{needed}") for entry in shipped):
                 sys.exit(f"missing from the wheel: {needed}")

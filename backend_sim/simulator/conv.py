@@ -19,7 +19,7 @@ import numpy.typing as npt
 from escc.backend_sim.simulator.conv_plan import ConvPlan
 from escc.backend_sim.simulator.memory import Memory, as_signed
 from escc.backend_sim.simulator.numerics import Finish, Requantizer, Residual, rescale_table_f64, sum_bound
-from escc.backend_sim.simulator.operands import Coefficients, Kernels, OperandCache
+from escc.backend_sim.simulator.operands import Coefficients, Kernels, OperandCache, Weights
 from escc.backend_sim.simulator.windows import fill_inside, pad
 from escc.backend_sim.simulator.workspace import Workspace
 from escc.errors import EsccError
@@ -77,7 +77,16 @@ def run_conv(
     residual = None if plan.residual is None else memory.sram_view(plan.residual)
     y = as_signed(memory.sram_view(plan.y, write=True), plan.y_signed)
     job = _Job(plan, operands, x, y, residual, z_bits, workspace)
-    {"combine": _combine, "dense": _dense, "depthwise": _depthwise}[plan.form](job)
+    if plan.form == "dense":
+        _dense(job, operands.kernels.weights)
+    elif plan.form == "depthwise":
+        _depthwise(job)
+    elif plan.taps == 1 and plan.registers.chans * 255 < 1 << (z_bits - 1):
+        # Z always fits, so nobody can tell the two orders of the sums apart.
+        assert operands.coefficients is not None
+        _dense(job, operands.coefficients.recomposed(operands.kernels))
+    else:
+        _combine(job)
 
 
 @dataclass
@@ -250,12 +259,12 @@ def _strided_taps(values: Floats, plan: ConvPlan, i: int, j: int) -> Floats:
     ]
 
 
-def _dense(job: _Job) -> None:
+def _dense(job: _Job, weights: Weights) -> None:
     """im2col and one matrix product per part of the columns that float32 sums exactly."""
-    plan, kernels, ws = job.plan, job.operands.kernels, job.workspace
+    plan, ws = job.plan, job.workspace
     r = plan.registers
     length = plan.taps * r.chans
-    cuts, bound = kernels.dense_parts(plan.x_signed)
+    cuts, bound = weights.parts(plan.x_signed)
     row_bytes = r.y_cols * (length + 2 * r.outs) * 4
     for images, padded in job.image_blocks(row_bytes * r.y_rows):
         n = len(padded)
@@ -264,12 +273,12 @@ def _dense(job: _Job) -> None:
             high = min(step, r.y_rows - top)
             columns = _columns(job, padded, top, high)
             acc = ws.array("sums", (n * high * r.y_cols, r.outs), np.float32)
-            np.matmul(columns[:, : cuts[1]], kernels.matrix[: cuts[1]], out=acc)
+            np.matmul(columns[:, : cuts[1]], weights.matrix[: cuts[1]], out=acc)
             total: Floats = acc
             if len(cuts) > 2:
                 total = acc.astype(np.float64)
                 for a, b in pairwise(cuts[1:]):
-                    total += np.matmul(columns[:, a:b], kernels.matrix[a:b], out=acc)
+                    total += np.matmul(columns[:, a:b], weights.matrix[a:b], out=acc)
             sums = total.reshape(n, high, r.y_cols, r.outs)
             job.finish(sums, bound, images, slice(0, r.outs), slice(top, top + high))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 from fractions import Fraction
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -43,8 +44,15 @@ class LayerCounts:
     figures: dict[str, Counts] = field(default_factory=dict[str, Counts])
 
     def add(self, group: dict[str, Any], name: str, amount: Any) -> None:
-        """Add to a count."""
+        """Add to a count; a number is the same for all images."""
         group[name] = group[name] + amount if name in group else amount
+
+    def settle(self, images: int) -> None:
+        """Make every count an array over the images: most amounts come as numbers, which add up faster."""
+        for group, kind in ((self.events, np.float64), (self.causes, np.int64), (self.figures, np.int64)):
+            target: dict[str, Any] = group
+            for name, amount in target.items():
+                target[name] = np.broadcast_to(np.asarray(amount, kind), (images,))
 
 
 class Meter:
@@ -74,13 +82,13 @@ class Meter:
         counts = self.layers[self.layer_of[index]]
         if isinstance(plan, ConvPlan | VecPlan):
             written = sparse_bytes(memory.sram_view(plan.y))
-            counts.add(counts.events, "sram_write_bytes", written.astype(np.float64))
+            counts.add(counts.events, "sram_write_bytes", written)
 
     def _event(self, counts: LayerCounts, name: str, amount: npt.NDArray[Any] | float) -> None:
-        counts.add(counts.events, name, np.broadcast_to(np.asarray(amount, np.float64), (self.images,)))
+        counts.add(counts.events, name, amount)
 
     def _figure(self, counts: LayerCounts, name: str, amount: npt.NDArray[Any] | int) -> None:
-        counts.add(counts.figures, name, np.broadcast_to(np.asarray(amount, np.int64), (self.images,)))
+        counts.add(counts.figures, name, amount)
 
     # DMA
 
@@ -244,9 +252,16 @@ def conv_work(plan: ConvPlan) -> ConvWork:
 
 def transfer_cycles(arch: Arch, moved: Counts) -> Counts:
     """Latency and bytes over bandwidth, rounded up; exact for the decimal figures of the architecture."""
-    gain = Fraction(str(arch.mhz)) / (1000 * Fraction(str(arch.dram_gbps)))
-    cycles = [math.ceil(size * gain) for size in moved.tolist()]
+    up, down = _cycles_per_byte(arch.mhz, arch.dram_gbps)
+    cycles = [-(-size * up // down) for size in moved.tolist()]
     return arch.dram_latency_cycles + np.array(cycles, np.int64)
+
+
+@lru_cache(maxsize=64)
+def _cycles_per_byte(mhz: float, gbps: float) -> tuple[int, int]:
+    """mhz / (1000 * gbps) of the decimal figures, as numerator and denominator."""
+    gain = Fraction(str(mhz)) / (1000 * Fraction(str(gbps)))
+    return gain.numerator, gain.denominator
 
 
 def sparse_bytes(values: npt.NDArray[np.uint8]) -> Counts:

@@ -24,6 +24,9 @@ from escc.isa.sparsemap import decode_row_streams
 
 Float32s = npt.NDArray[np.float32]
 
+Decoder = Callable[[Bytes, int, int, int, int], tuple[npt.NDArray[np.int8], int]]
+"""What `decode_row_streams` does: (bytes, outs, chans, bases, chunk) to coefficients and bytes used."""
+
 RECORD_BYTES = 9
 CACHE_BYTES = 256 << 20
 
@@ -45,6 +48,21 @@ class Coefficients:
         """The coefficients as the timing engines take them."""
         return Ternary(self.ternary)
 
+    def recomposed(self, kernels: Kernels) -> Weights:
+        """The weights W[k, c] = sum over m of T[k, c, m] * B[m] of a layer with 1 x 1 kernels."""
+        key = kernels.values.tobytes()
+        found = self._recomposed.get(key)
+        if found is None:
+            outs, chans, bases = self.ternary.shape
+            values = self.ternary.reshape(outs * chans, bases).astype(np.float32)
+            weights = values @ kernels.values.reshape(bases).astype(np.float32)
+            found = self._recomposed[key] = Weights(weights.reshape(outs, chans).T)
+        return found
+
+    @cached_property
+    def _recomposed(self) -> dict[bytes, Weights]:
+        return {}
+
     @cached_property
     def nonzeros(self) -> int:
         """How many coefficients are not zero."""
@@ -58,6 +76,36 @@ class Coefficients:
         """Largest possible |Z|, (outs, bases), for any activations of the type; partial sums included."""
         plus, minus = self._signs
         return 128 * (plus + minus) if x_signed else 255 * np.maximum(plus, minus)
+
+
+@dataclass(frozen=True)
+class Weights:
+    """The right-hand side of a matrix product: ``matrix`` (R * S * C, K) float32, all integers."""
+
+    matrix: Float32s
+
+    def parts(self, x_signed: bool) -> tuple[list[int], int]:
+        """Where to cut the rows so that float32 sums each part exactly, and a bound of |sum|.
+
+        The cuts are 0, ..., R * S * C; the bound holds for any activations of the type.
+        """
+        found = self._parts.get(x_signed)
+        if found is None:
+            largest = 128 if x_signed else 255
+            # float32 sums are exact below 2^24, and never fall below it again
+            total = float(np.abs(self.matrix).sum(axis=0).max())
+            if total * largest < 1 << 24:
+                found = [0, len(self.matrix)], int(total) * largest
+            else:
+                sizes = np.abs(self.matrix).astype(np.int64) * largest
+                running = np.concatenate([np.zeros((1, sizes.shape[1]), np.int64), np.cumsum(sizes, axis=0)])
+                found = _cuts(running), int(running[-1].max())
+            self._parts[x_signed] = found
+        return found
+
+    @cached_property
+    def _parts(self) -> dict[bool, tuple[list[int], int]]:
+        return {}
 
 
 @dataclass(frozen=True)
@@ -82,26 +130,11 @@ class Kernels:
         return np.abs(self.values.astype(np.int64)).reshape(len(self.values), -1).sum(axis=1)
 
     @cached_property
-    def matrix(self) -> Float32s:
-        """Dense weights (R * S * C, K) float32, in the order of an im2col row."""
+    def weights(self) -> Weights:
+        """Dense weights in the order of an im2col row."""
         outs = len(self.values)
-        return np.ascontiguousarray(self.values.transpose(2, 3, 1, 0).reshape(-1, outs), dtype=np.float32)
-
-    def dense_parts(self, x_signed: bool) -> tuple[list[int], int]:
-        """Where to cut the im2col columns so that float32 sums each part exactly, and a bound of |sum|.
-
-        The cuts are 0, ..., R * S * C; the bound holds for any activations of the type.
-        """
-        found = self._parts.get(x_signed)
-        if found is None:
-            sizes = np.abs(self.matrix).astype(np.int64) * (128 if x_signed else 255)
-            running = np.concatenate([np.zeros((1, sizes.shape[1]), np.int64), np.cumsum(sizes, axis=0)])
-            found = self._parts[x_signed] = (_cuts(running), int(running[-1].max()))
-        return found
-
-    @cached_property
-    def _parts(self) -> dict[bool, tuple[list[int], int]]:
-        return {}
+        matrix = self.values.transpose(2, 3, 1, 0).reshape(-1, outs)
+        return Weights(np.ascontiguousarray(matrix, dtype=np.float32))
 
 
 def _cuts(running: Int64s) -> list[int]:
@@ -121,8 +154,9 @@ class Divisors(NamedTuple):
 class OperandCache:
     """Decoded operands of one program, shared by all batches and threads; least recently used goes first."""
 
-    def __init__(self, limit: int = CACHE_BYTES) -> None:
+    def __init__(self, limit: int = CACHE_BYTES, decode: Decoder = decode_row_streams) -> None:
         self._limit = limit
+        self._decode = decode
         self._held = 0
         self._entries: OrderedDict[Hashable, tuple[Any, int]] = OrderedDict()
         self._stream_sizes: dict[tuple[int, int, int, int], int] = {}
@@ -143,7 +177,7 @@ class OperandCache:
             size = self._stream_sizes.get((origin[0], *shape))
         if size is None or origin is None or size > origin[1]:
             # Only decoding tells how long the streams are.
-            decoded, size = decode_row_streams(memory.tail(address), outs, chans, bases, chunk)
+            decoded, size = self._decode(memory.tail(address), outs, chans, bases, chunk)
             if origin is not None and size <= origin[1]:
                 self._stream_sizes[(origin[0], *shape)] = size
             key, _ = memory.operand(address, size)
@@ -151,7 +185,7 @@ class OperandCache:
         key, data = memory.operand(address, size)
         return self._get(
             ("coefficients", shape, key),
-            lambda: Coefficients(*decode_row_streams(data, outs, chans, bases, chunk)),
+            lambda: Coefficients(*self._decode(data, outs, chans, bases, chunk)),
             6,
         )
 

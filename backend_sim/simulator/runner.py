@@ -73,12 +73,12 @@ def simulate(
     timer = make_engine(engine)
     if check:
         verify(program)
-    run = _Runner(program, machine, _quantized(program, images), report)
+    run = _Runner(program, machine, _quantized(program, images), timer, report)
     timed_count = min(max(timing_images or 0, 0), run.count)
     timed = None
     if timed_count:
         table = energy_table if isinstance(energy_table, EnergyTable) else EnergyTable.load(energy_table)
-        timed = run.timed(timed_count, table, timer)
+        timed = run.timed(timed_count, table)
     run.functional(timed_count, workers)
     return SimResult(run.outputs, program.outputs, timed, time.perf_counter() - started, timer.name)
 
@@ -118,12 +118,15 @@ def _quantized(program: Program, images: Images | Sequence[Images] | Mapping[str
 class _Runner:
     """Runs batches of images and collects their outputs."""
 
-    def __init__(self, program: Program, machine: Arch, inputs: list[Images], report: Progress) -> None:
+    def __init__(
+        self, program: Program, machine: Arch, inputs: list[Images], engine: Engine, report: Progress
+    ) -> None:
         self.program, self.machine, self.inputs, self.report = program, machine, inputs, report
+        self.engine = engine
         self.count = len(inputs[0])
         self.steps, self.words = _expanded(program)
         check_tokens(self.steps, lambda step: place(program, step))
-        self.cache = OperandCache()
+        self.cache = OperandCache(decode=engine.decode)
         self.outputs = [np.zeros((self.count, *m.torch_shape), m.dtype) for m in program.outputs]
         own = program.arch.sram_bytes + max(program.dram_bytes - len(program.data_array), 0)
         self.batch = max(1, min(BATCH_IMAGES, BATCH_BYTES // own))
@@ -172,7 +175,7 @@ class _Runner:
         for item, target in zip(self.program.outputs, self.outputs, strict=True):
             target[start:stop] = read_output(memory, item)
 
-    def timed(self, count: int, table: EnergyTable, engine: Engine) -> TimedResult:
+    def timed(self, count: int, table: EnergyTable) -> TimedResult:
         """Run the first ``count`` images with timing."""
         workspace = Workspace()
         meters: list[Meter] = []
@@ -180,7 +183,7 @@ class _Runner:
         while spans:
             start, stop = spans.pop(0)
             try:
-                meters.append(self._metered(start, stop, workspace, count, engine))
+                meters.append(self._metered(start, stop, workspace, count))
             except DivergentOperand:
                 spans = [(image, image + 1) for image in range(start, stop)] + spans
         durations = np.concatenate([meter.durations for meter in meters], axis=1)
@@ -198,10 +201,8 @@ class _Runner:
             layers.append(LayerResult(name, operation, source, cycles, queues, counts, energy))
         return TimedResult(self.machine, timeline, layers, table, self.steps, names)
 
-    def _metered(
-        self, start: int, stop: int, workspace: Workspace, count: int, engine: Engine
-    ) -> Meter:
-        meter = Meter(self.machine, [step.layer for step in self.steps], stop - start, engine)
+    def _metered(self, start: int, stop: int, workspace: Workspace, count: int) -> Meter:
+        meter = Meter(self.machine, [step.layer for step in self.steps], stop - start, self.engine)
         parts = -(-count // self.batch)
         part = start // self.batch
 
@@ -209,6 +210,8 @@ class _Runner:
             self.report("timing", part * len(self.steps) + done, parts * len(self.steps))
 
         self._batch(start, stop, workspace, meter, told)
+        for counts in meter.layers.values():
+            counts.settle(meter.images)
         return meter
 
     def _layer(self, number: int) -> tuple[str, str, str]:

@@ -6,11 +6,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from check_wheel import compare, expected_files, run
+from check_wheel import LIBRARY, compare, expected_files, run
 
 
 def test_missing_and_stray_files_are_named() -> None:
-    shipped = {"escc/__init__.py", "escc/stray.py", "escc-1.dist-info/RECORD"}
+    shipped = {"escc/__init__.py", "escc/stray.py", LIBRARY, "escc-1.dist-info/RECORD"}
     assert compare({"escc/__init__.py", "escc/isa/arch_files/default.toml"}, shipped) == [
         "missing from the wheel: escc/isa/arch_files/default.toml",
         "in the wheel but not a tracked file: escc/stray.py",
@@ -27,6 +27,7 @@ def test_linked_folders_are_expected_under_the_package() -> None:
         "escc/passes/math/__init__.py",
     } <= expected
     assert not [name for name in expected if not name.startswith("escc/")]
+    assert not [name for name in expected if name.endswith((".cpp", ".h"))]
 
 
 def test_a_failing_step_ends_the_check(tmp_path: Path) -> None:

@@ -68,6 +68,64 @@ ESCC_PUBLIC int escc_pack_planes(
     return STATUS_OK;
 }
 
+namespace {
+
+// Bits of a buffer from any place; bytes behind its end read as 0.
+struct BitReader {
+    const uint8_t *data;
+    int64_t size;
+
+    // `count` bits from bit `at` on, 1 to 32.
+    uint64_t bits(int64_t at, int64_t count) const {
+        const int64_t first = at >> 3;
+        uint64_t word = 0;
+        if (first + 8 <= size)
+            memcpy(&word, data + first, 8);
+        else if (first < size)
+            memcpy(&word, data + first, (size_t)(size - first));
+        return word >> (at & 7) & (((uint64_t)1 << count) - 1);
+    }
+};
+
+}  // namespace
+
+// The row streams at the start of `data` to ternary (outs, chans, bases), which is all zeros, and the bytes
+// used. Anything but STATUS_OK: they are no such streams.
+ESCC_PUBLIC int escc_decode_streams(
+    const uint8_t *data, int64_t size, int64_t outs, int64_t chans, int64_t bases, int64_t chunk, int8_t *ternary,
+    int64_t *used) {
+    if (outs < 1 || chans < 1 || bases < 1 || chunk < 1) return STATUS_BAD_PARAMETER;
+    const int64_t length = chans * bases;
+    int64_t offset = 0;
+    for (int64_t k = 0; k < outs; k++, ternary += length) {
+        if (offset > size) return STATUS_BAD_PARAMETER;
+        const BitReader row = {data + offset, size - offset};
+        int64_t signs = length;
+        for (int64_t at = 0; at < length; at += 32)
+            signs += __builtin_popcountll(row.bits(at, length - at < 32 ? length - at : 32));
+        const int64_t bytes = up(signs, 8);
+        if (bytes > row.size || (signs & 7 && row.data[bytes - 1] >> (signs & 7))) return STATUS_BAD_PARAMETER;
+        offset += bytes;
+        int64_t at = 0, sign = length;
+        for (int64_t first = 0; first < chans; first += chunk) {
+            const int64_t count = first + chunk < chans ? chunk : chans - first;
+            for (int64_t m = 0; m < bases; m++)
+                for (int64_t c = 0; c < count; c += 32) {
+                    const int64_t some = count - c < 32 ? count - c : 32;
+                    uint64_t mask = row.bits(at, some);
+                    at += some;
+                    if (!mask) continue;
+                    uint64_t negative = row.bits(sign, 32);
+                    sign += __builtin_popcountll(mask);
+                    for (int8_t *to = ternary + (first + c) * bases + m; mask; mask &= mask - 1, negative >>= 1)
+                        to[__builtin_ctzll(mask) * bases] = (int8_t)(1 - 2 * (int)(negative & 1));
+                }
+        }
+    }
+    *used = offset;
+    return STATUS_OK;
+}
+
 ESCC_PUBLIC int escc_conv_timing(
     int64_t variant, const Work *work, const uint8_t *x, const uint64_t *planes, const int32_t *weights,
     Figures *figures) {

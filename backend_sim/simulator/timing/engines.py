@@ -1,4 +1,4 @@
-"""The engines that time a convolution: numpy, which is always there, and the native one where it was built."""
+"""The engines that time a convolution: numpy, always there, and the native one where it was built."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ from escc.backend_sim.simulator.timing.conv_timing import conv_timing
 from escc.backend_sim.simulator.timing.native import MissingLibraryError, NativeEngine
 from escc.backend_sim.simulator.timing.work import ConvTiming, ConvWork, Ternary, TimingArch
 from escc.errors import EsccError
+from escc.isa.sparsemap import decode_row_streams
 
 ENGINES = ("auto", "native", "numpy")
 
 
 class Engine(Protocol):
-    """Times convolutions; all engines give the same figures."""
+    """Times convolutions and decodes coefficients; all engines give the same."""
 
     @property
     def name(self) -> str:
@@ -31,6 +32,16 @@ class Engine(Protocol):
         ternary: Ternary | None = None,
     ) -> ConvTiming:
         """`conv_timing` of ``x`` (N, rows, width, chans), non-zero where an activation is.
+
+        Raises:
+            EsccError: see there.
+        """
+        ...
+
+    def decode(
+        self, buffer: npt.NDArray[np.uint8], outs: int, chans: int, bases: int, chunk: int
+    ) -> tuple[npt.NDArray[np.int8], int]:
+        """`escc.isa.sparsemap.decode_row_streams`.
 
         Raises:
             EsccError: see there.
@@ -52,6 +63,12 @@ class NumpyEngine:
     ) -> ConvTiming:
         """See `Engine`."""
         return conv_timing(arch, work, x != 0, None if ternary is None else ternary.mask)
+
+    def decode(
+        self, buffer: npt.NDArray[np.uint8], outs: int, chans: int, bases: int, chunk: int
+    ) -> tuple[npt.NDArray[np.int8], int]:
+        """See `Engine`."""
+        return decode_row_streams(buffer, outs, chans, bases, chunk)
 
 
 def make_engine(name: str = "auto") -> Engine:

@@ -20,6 +20,7 @@ from escc.backend_sim.simulator.timing.conv_timing import check_shapes
 from escc.backend_sim.simulator.timing.geometry import plan
 from escc.backend_sim.simulator.timing.work import ConvTiming, ConvWork, Ternary, TimingArch
 from escc.errors import EsccError
+from escc.isa.sparsemap import decode_row_streams
 
 LIBRARY = Path(native.__file__).with_name("kernel.so")
 FORMS = {"combine": 0, "dense": 1, "depthwise": 2}
@@ -70,6 +71,11 @@ def library() -> ctypes.CDLL:
         loaded.escc_plane_words.restype = ctypes.c_int64
         loaded.escc_pack_planes.argtypes = [ctypes.c_void_p, *[ctypes.c_int64] * 4, *[ctypes.c_void_p] * 2]
         loaded.escc_conv_timing.argtypes = [ctypes.c_int64, *[ctypes.c_void_p] * 5]
+        loaded.escc_decode_streams.argtypes = [
+            ctypes.c_void_p,
+            *[ctypes.c_int64] * 5,
+            *[ctypes.c_void_p] * 2,
+        ]
         parameters, figures = _names(loaded.escc_fields()), _names(loaded.escc_figures())
     except (OSError, AttributeError) as error:
         raise MissingLibraryError(f"{LIBRARY.name} cannot be loaded: {error}") from None
@@ -153,9 +159,13 @@ class NativeEngine:
         if x.dtype.itemsize != 1 or (x.shape[3] > 1 and x.strides[3] != 1) or min(x.strides) < 0:
             x = np.ascontiguousarray(x != 0)
         images, rows = x.shape[:2]
-        values: dict[str, int] = {name: getattr(work, name) for name in _WORK}
-        values |= {name: getattr(arch, name) for name in _ARCH}
-        values |= {"form": FORMS[work.form], "policy": POLICIES[arch.policy], "images": images, "x_rows": rows}
+        values: dict[str, int] = vars(work) | {name: getattr(arch, name) for name in _ARCH}
+        values |= {
+            "form": FORMS[work.form],
+            "policy": POLICIES[arch.policy],
+            "images": images,
+            "x_rows": rows,
+        }
         values |= dict(zip(("step_image", "step_row", "step_pos"), x.strides, strict=False))
         values["wide"] = self._wide
         parameters = np.array([values[name] for name in _parameters()], np.int64)
@@ -174,6 +184,27 @@ class NativeEngine:
                 plan(work, rows)
             _raise(status, work)
         return ConvTiming(*np.ascontiguousarray(figures.T))
+
+    def decode(
+        self, buffer: npt.NDArray[np.uint8], outs: int, chans: int, bases: int, chunk: int
+    ) -> tuple[npt.NDArray[np.int8], int]:
+        """`escc.isa.sparsemap.decode_row_streams`.
+
+        Raises:
+            EsccError: see there.
+        """
+        data = np.ascontiguousarray(buffer)
+        # the definition finds the words for sizes that cannot be
+        if min(outs, chans, bases, chunk) < 1 or outs * ((chans * bases + 7) // 8) > data.size:
+            return decode_row_streams(data, outs, chans, bases, chunk)
+        ternary = np.zeros((outs, chans, bases), np.int8)
+        used = np.zeros(1, np.int64)
+        status = library().escc_decode_streams(
+            _address(data), data.size, outs, chans, bases, chunk, _address(ternary), _address(used)
+        )
+        if status:
+            return decode_row_streams(data, outs, chans, bases, chunk)
+        return ternary, int(used[0])
 
 
 def _raise(status: int, work: ConvWork | None) -> None:

@@ -100,10 +100,10 @@ class ConvWork:
         if self.form not in ("combine", "dense", "depthwise"):
             raise EsccError(f"unknown convolution form {self.form!r}")
         may_be_zero = {"pad_top", "pad_left", "x_first", "y_first", "y_rows", "y_cols"}
-        for field in fields(self)[1:]:
-            value, least = getattr(self, field.name), 0 if field.name in may_be_zero else 1
+        for register in fields(self)[1:]:
+            value, least = getattr(self, register.name), 0 if register.name in may_be_zero else 1
             if value < least:
-                raise EsccError(f"convolution register {field.name} is {value}, below {least}")
+                raise EsccError(f"convolution register {register.name} is {value}, below {least}")
         if self.form == "depthwise" and self.chans * self.multiplier != self.outs:
             raise EsccError(
                 f"depthwise convolution of {self.chans} channels times {self.multiplier} gives "
@@ -192,5 +192,5 @@ class ConvTiming:
 def joined(parts: list[ConvTiming]) -> ConvTiming:
     """The timings of consecutive runs of images as one."""
     none = np.zeros(0, dtype=np.int64)
-    names = [field.name for field in fields(ConvTiming)]
+    names = [figure.name for figure in fields(ConvTiming)]
     return ConvTiming(**{name: np.concatenate([none, *(getattr(p, name) for p in parts)]) for name in names})

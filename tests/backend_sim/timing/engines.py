@@ -19,7 +19,7 @@ def native_is_there() -> bool:
 
 
 def native_engines() -> list[Engine]:
-    """The native engine in every instruction set of this processor, in 32 and in 64 bits; none if not built."""
+    """The native engine in every instruction set of this processor, 32 and 64 bits; none if not built."""
     if not native_is_there():
         return []
     return [NativeEngine(name, wide=wide) for name in variants() for wide in (False, True)]

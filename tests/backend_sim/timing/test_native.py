@@ -14,6 +14,7 @@ from escc.backend_sim.simulator.timing import ConvWork, Engine, Ternary, conv_ti
 from escc.backend_sim.simulator.timing.engines import NumpyEngine
 from escc.errors import EsccError
 from escc.isa.arch import Arch
+from escc.isa.sparsemap import decode_row_streams, encode_row_streams
 
 needs_library = pytest.mark.skipif(not native_is_there(), reason="no compiler, hence no native engine")
 ENGINES = native_engines()
@@ -108,12 +109,15 @@ def test_what_the_definition_refuses_is_refused_in_the_same_words() -> None:
             messages.append(str(caught.value))
         assert messages[0] == messages[1]
     with pytest.raises(EsccError, match="coefficient mask of shape None in a combine convolution"):
-        make_engine("native").conv_timing(arch, replace(work, form="combine"), np.ones((1, 6, 5, 4), np.bool_))
+        make_engine("native").conv_timing(
+            arch, replace(work, form="combine"), np.ones((1, 6, 5, 4), np.bool_)
+        )
 
 
 @needs_library
 @pytest.mark.parametrize(
-    "change", [{"ring_entries": 2**31}, {"fifo_positions": 0}, {"macs": 2**20}, {"lanes": 2**40}, {"rows": -1}]
+    "change",
+    [{"ring_entries": 2**31}, {"fifo_positions": 0}, {"macs": 2**20}, {"lanes": 2**40}, {"rows": -1}],
 )
 def test_parameters_no_machine_has_are_refused(change: dict[str, int]) -> None:
     case = random_case(1)
@@ -123,7 +127,9 @@ def test_parameters_no_machine_has_are_refused(change: dict[str, int]) -> None:
 
 @needs_library
 def test_a_layer_too_large_for_memory_is_one_line() -> None:
-    work = ConvWork("combine", outs=1 << 20, chans=1, height=1, width=1 << 22, y_rows=1, y_cols=1, kernel_w=1 << 22)
+    work = ConvWork(
+        "combine", outs=1 << 20, chans=1, height=1, width=1 << 22, y_rows=1, y_cols=1, kernel_w=1 << 22
+    )
     x = np.lib.stride_tricks.as_strided(np.ones(1, np.uint8), (1, 1, 1 << 22, 1), (0, 0, 0, 1))
     engine = native.NativeEngine()
     with pytest.raises(EsccError, match="not enough memory"):
@@ -137,7 +143,7 @@ def test_engines_by_name(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Non
     if native_is_there():
         assert make_engine().name == make_engine("native").name == f"native-{native.variants()[0]}"
         assert make_engine("native-baseline").name == "native-baseline"
-        with pytest.raises(EsccError, match="this processor runs .*, not avx9"):
+        with pytest.raises(EsccError, match=r"this processor runs .*, not avx9"):
             make_engine("native-avx9")
     broken = tmp_path / "kernel.so"
     broken.write_bytes(b"no library")
@@ -151,3 +157,36 @@ def test_engines_by_name(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Non
                 make_engine("native")
     native.library.cache_clear()
     native.variants.cache_clear()
+
+
+@needs_library
+@pytest.mark.parametrize("seed", range(40))
+def test_streams_are_decoded_alike(seed: int) -> None:
+    generator = np.random.default_rng(seed)
+    outs, chans, bases = (int(generator.integers(1, high)) for high in (20, 150, 8))
+    chunk = int(generator.choice([3, 8, 32, 64, 128]))
+    density = generator.random()
+    values = generator.integers(-1, 2, (outs, chans, bases)) * (
+        generator.random((outs, chans, bases)) < density
+    )
+    stream = encode_row_streams(values, chunk)
+    engine = make_engine("native")
+    for data in (stream, np.concatenate([stream, generator.integers(0, 256, 9, np.uint8)])):
+        decoded, used = engine.decode(data, outs, chans, bases, chunk)
+        np.testing.assert_array_equal(decoded, values)
+        assert used == stream.size
+    # whatever else is there: the same answer, or the same words
+    for _ in range(5):
+        data = (
+            stream[: int(generator.integers(0, stream.size))] if generator.random() < 0.5 else stream.copy()
+        )
+        if data.size:
+            data[generator.integers(0, data.size)] ^= np.uint8(1 << generator.integers(0, 8))
+        answers: list[object] = []
+        for decode in (decode_row_streams, engine.decode):
+            try:
+                decoded, used = decode(data, outs, chans, bases, chunk)
+                answers.append((decoded.tolist(), used))
+            except EsccError as error:
+                answers.append(str(error))
+        assert answers[0] == answers[1]

@@ -1,0 +1,61 @@
+"""The native timing engine, built when there is a C++ compiler; pyproject.toml says everything else.
+
+One shared library with a plain C interface, the same kernel compiled once per instruction set. It needs
+neither Python's headers nor another package, and an installation without it is complete: the numpy engine
+gives the same figures.
+"""
+
+from __future__ import annotations
+
+import platform
+import sys
+from pathlib import Path
+
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+
+FOLDER = Path("backend_sim/simulator/native")
+NAME = "escc.backend_sim.simulator.native.kernel"
+
+COMMON = ["-O3", "-g0", "-std=c++17", "-fno-exceptions", "-fno-rtti", "-fvisibility=hidden", "-Wno-psabi"]
+AVX2 = ["-mavx2", "-mbmi", "-mbmi2", "-mpopcnt", "-mlzcnt"]
+AVX512 = [*AVX2, "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mprefer-vector-width=512"]
+X86 = platform.machine().lower() in ("x86_64", "amd64") and sys.maxsize > 2**32
+PORTABLE: dict[str, list[str]] = {"api.cpp": [], "kernel_baseline.cpp": []}
+SOURCES = PORTABLE | ({"kernel_avx2.cpp": AVX2, "kernel_avx512.cpp": AVX512} if X86 else {})
+
+
+class BuildKernel(build_ext):
+    """Compiles every source with the flags of its instruction set."""
+
+    def get_ext_filename(self, fullname: str) -> str:
+        """Where the library lies in the package: it belongs to no version of Python, so no tag."""
+        return str(Path(*fullname.split("."))) + ".so"
+
+    def build_extension(self, ext: Extension) -> None:
+        """Compile and link; an error only leaves the library out, for the extension is optional."""
+        compiler = self.compiler
+        objects: list[str] = []
+        for name, flags in SOURCES.items():
+            objects += compiler.compile(
+                [str(FOLDER / name)],
+                output_dir=self.build_temp,
+                macros=[("ESCC_X86", "1")] if X86 else [],
+                extra_postargs=[*COMMON, *flags],
+                depends=ext.depends,
+            )
+        # nothing of the C++ library is used, so it is not linked either
+        compiler.link_shared_object(objects, self.get_ext_fullpath(ext.name), build_temp=self.build_temp)
+
+
+setup(
+    ext_modules=[
+        Extension(
+            NAME,
+            sources=[str(FOLDER / name) for name in SOURCES],
+            depends=[str(path) for path in sorted(FOLDER.glob("*.h"))],
+            optional=True,
+        )
+    ],
+    cmdclass={"build_ext": BuildKernel},
+)
