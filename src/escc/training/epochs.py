@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from escc.training.batches import ImageSet, order, seed_of
 from escc.training.checkpoint import Position
-from escc.training.freezing import Alternation, Half, train_half
+from escc.training.freezing import Alternation, Half, decomposed_layers, train_half
 from escc.training.penni import coefficient_l1
 from escc.training.processes import Processes
 from escc.training.recipe import DataOptions, TrainOptions
@@ -38,12 +38,21 @@ def learning_rate(options: TrainOptions, step: int, steps: int) -> float:
 
 def make_optimizer(model: nn.Module, options: TrainOptions) -> torch.optim.Optimizer:
     """The phase's optimizer over all parameters; those without gradient are never touched by it."""
-    decayed, plain = [], []
+    # a dictionary keeps their order, which decides the order of sums in an optimizer
+    coefficients = dict.fromkeys(layer.coefficients for layer in decomposed_layers(model).values())
+    decayed: list[nn.Parameter] = []
+    plain: list[nn.Parameter] = []
     for parameter in model.parameters():
-        (decayed if options.decay_all or parameter.dim() > 1 else plain).append(parameter)
-    groups = [
-        {"params": decayed, "weight_decay": options.weight_decay},
-        {"params": plain, "weight_decay": 0.0},
+        if parameter not in coefficients:
+            (decayed if options.decay_all or parameter.dim() > 1 else plain).append(parameter)
+    groups: list[dict[str, Any]] = [
+        {"params": decayed, "weight_decay": options.weight_decay, "factor": 1.0},
+        {"params": plain, "weight_decay": 0.0, "factor": 1.0},
+        {
+            "params": list(coefficients),
+            "weight_decay": options.weight_decay,
+            "factor": options.coefficient_rate,
+        },
     ]
     if options.optimizer == "adamw":
         return torch.optim.AdamW(groups, lr=options.learning_rate, betas=(options.momentum, 0.999))
@@ -146,7 +155,7 @@ class PhaseRun:
             inputs, labels = self.processes.share(inputs), self.processes.share(labels)
             rate = learning_rate(options, position.epoch * steps + position.step, total)
             for group in optimizer.param_groups:
-                group["lr"] = rate
+                group["lr"] = rate * group["factor"]
             optimizer.zero_grad(set_to_none=True)
             loss, scores = self.loss(inputs, labels)
             value = float(loss.detach())

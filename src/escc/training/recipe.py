@@ -23,6 +23,7 @@ _LIMITS: dict[str, tuple[float, float]] = {
     "epochs": (0, 100_000),
     "batch": (1, 1 << 20),
     "learning_rate": (0, 1e3),
+    "coefficient_rate": (0, 1e6),
     "warm_up": (0, 1),
     "momentum": (0, 1),
     "weight_decay": (0, 1e3),
@@ -68,6 +69,8 @@ class TrainOptions:
         batch: images per step, over all processes.
         optimizer: "sgd" (momentum) or "adamw".
         learning_rate: peak of the schedule.
+        coefficient_rate: factor of the rate for the coefficients of decomposed layers. Ternary ones change
+            when their latent number has travelled half a unit, which takes larger steps than other weights.
         schedule: "one-cycle" (linear up over ``warm_up`` of all steps, cosine down to 0), "cosine", "steps"
             (a tenth at 50 % and 75 % of the steps, as PENNI trains), "constant".
         momentum, nesterov, weight_decay: of the optimizer.
@@ -91,6 +94,7 @@ class TrainOptions:
     batch: int = 128
     optimizer: str = "sgd"
     learning_rate: float = 0.1
+    coefficient_rate: float = 1.0
     schedule: str = "one-cycle"
     warm_up: float = 0.2
     momentum: float = 0.9
