@@ -167,7 +167,7 @@ class Meter:
         self._figure(counts, "products", timing.products)
         self._figure(counts, "additions", timing.matches)
         self._figure(counts, "activations", x[0].size)
-        self._figure(counts, "activations_nonzero", np.count_nonzero(x, axis=(1, 2, 3)))
+        self._figure(counts, "activations_nonzero", nonzeros(x))
         if operands.coefficients is not None:
             self._figure(counts, "coefficients", operands.coefficients.ternary.size)
             self._figure(counts, "coefficients_nonzero", operands.coefficients.nonzeros)
@@ -267,4 +267,10 @@ def _cycles_per_byte(mhz: float, gbps: float) -> tuple[int, int]:
 def sparse_bytes(values: npt.NDArray[np.uint8]) -> Counts:
     """SparseMap bytes of maps (n, rows, cols, chans): ceil(chans / 8) a position and 1 a non-zero, (n,)."""
     _, rows, cols, chans = values.shape
-    return rows * cols * -(-chans // 8) + np.count_nonzero(values, axis=(1, 2, 3))
+    return rows * cols * -(-chans // 8) + nonzeros(values)
+
+
+def nonzeros(values: npt.NDArray[np.uint8]) -> Counts:
+    """Non-zeros of each image of ``values`` (n, rows, cols, chans), (n,)."""
+    # counting bools of a whole array is fast, counting along axes adds up int64
+    return np.array([np.count_nonzero(image != 0) for image in values], np.int64)

@@ -70,7 +70,10 @@ class Coefficients:
 
     @cached_property
     def _signs(self) -> tuple[Int64s, Int64s]:
-        return (self.ternary > 0).sum(axis=1, dtype=np.int64), (self.ternary < 0).sum(axis=1, dtype=np.int64)
+        # sums of float32 ones and of long inner loops: exact, and many times faster than sums of bools
+        plus = np.maximum(self.planes, 0).sum(axis=1)
+        minus = plus - self.planes.sum(axis=1)
+        return plus.T.astype(np.int64), minus.T.astype(np.int64)
 
     def z_bounds(self, x_signed: bool) -> Int64s:
         """Largest possible |Z|, (outs, bases), for any activations of the type; partial sums included."""

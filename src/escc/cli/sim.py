@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from pathlib import Path
@@ -97,6 +98,9 @@ def sim_command(
     from escc.backend_sim.simulator import EnergyTable, simulate
     from escc.isa.program import Program
 
+    # What is loaded by now stays to the end, and a run makes few cycles: look for them seldom.
+    gc.freeze()
+    gc.set_threshold(50_000)
     for folder in (output, trace, None if json_file == "-" else json_file):
         _check_folder(folder)
     loaded = Program.load(program)
