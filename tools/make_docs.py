@@ -19,12 +19,18 @@ import click
 from escc.cli import root
 from escc.isa import reference_page
 from escc.reference_pages import render_ir, render_passes
+from escc.training import reference_page as recipes
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
 HELP_WIDTH = 100
 
-WHOLE_PAGES = {"isa.md": reference_page.render, "ir.md": render_ir, "passes.md": render_passes}
+WHOLE_PAGES = {
+    "isa.md": reference_page.render,
+    "ir.md": render_ir,
+    "passes.md": render_passes,
+    "recipes.md": recipes.render,
+}
 LANGUAGES = {".py": "python", ".toml": "toml", ".mlir": "mlir"}
 
 _BLOCK = re.compile(r"(<!-- begin (\w+) (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)

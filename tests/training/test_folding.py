@@ -15,7 +15,7 @@ from escc.training.context import TransformContext
 from escc.training.folding import fold_norms, remove_norm
 from escc.training.graph import apply_structure, decompose, structure, trainable
 from escc.training.modules import DecomposedConv2d
-from escc.training.refinement import refine
+from escc.training.refinement import MARGIN, refine, undecided
 from escc.training.slimming import slim
 from escc.training.steps import quantize, ternarize
 
@@ -86,3 +86,16 @@ def test_real_coefficients_become_ternary(rule: str) -> None:
         ternarize(model, CONTEXT, rule=rule)
     with pytest.raises(EsccError, match="no ternary rule"):
         ternarize(model, CONTEXT, rule="none")
+
+
+def test_latents_start_near_the_codes_they_may_become() -> None:
+    random = np.random.default_rng(0)
+    bases, scale = random.standard_normal((4, 3, 3)), random.uniform(0.5, 2.0, 5)
+    codes = random.integers(-1, 2, (5, 6, 4)).astype(np.int8)
+    real = codes + random.uniform(-0.4, 0.4, codes.shape)
+    weight = np.einsum("kcm,mrs->kcrs", real * scale[:, None, None], bases)
+    latents = undecided(codes, bases, scale, weight)
+    assert np.abs(latents - real).max() < 0.02
+    far = undecided(codes, bases, scale, 5 * weight)
+    assert np.array_equal(np.rint(far), codes)
+    assert np.abs(far - codes).max() == pytest.approx(MARGIN)

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import fx, nn
 
 from escc.frontend.importer import import_exported
@@ -19,6 +20,9 @@ from escc.training.context import TransformContext
 from escc.training.folding import fold_norms
 from escc.training.graph import export
 from escc.training.modules import DecomposedConv2d
+
+MARGIN = 0.45
+"""How far from its code a latent coefficient starts at most; the threshold is half way to the next code."""
 
 
 def refine(
@@ -77,7 +81,7 @@ def refine(
             layer = _take_over(model, module, op)
             if layer is not None:
                 found += 1
-                counts += (int(layer.coefficients.count_nonzero()), layer.coefficients.numel())
+                counts += (int(layer.codes()[0].count_nonzero()), layer.coefficients.numel())
     return {"layers": found, "density": float(counts[0] / max(counts[1], 1))}
 
 
@@ -92,10 +96,35 @@ def _take_over(model: fx.GraphModule, module: Module, op: LayerOp) -> Decomposed
         layer.bias = nn.Parameter(torch.from_numpy(np.array(bias, np.float32)).to(device))
     if not isinstance(op, DecomposedOp):
         return None
-    made = DecomposedConv2d.like(layer, len(needed(module, op, "bases")), rule="fixed", learn_scale=True)
-    for name in ("bases", "coefficients", "scale"):
-        getattr(made, name).data.copy_(torch.from_numpy(np.array(needed(module, op, name), np.float32)))
+    bases, codes, scale = (needed(module, op, name) for name in ("bases", "coefficients", "scale"))
+    made = DecomposedConv2d.like(layer, len(bases), rule="fixed", learn_scale=True)
+    latents = undecided(codes, bases, scale, layer.weight.detach().cpu().numpy())
+    for target, values in ((made.bases, bases), (made.coefficients, latents), (made.scale, scale)):
+        target.data.copy_(torch.from_numpy(np.array(values, np.float32)))
     if made.bias is not None:
         made.bias.data.copy_(layer.bias.data)
     model.set_submodule(path, made)
     return made
+
+
+def undecided(
+    codes: NDArray[np.int8], bases: NDArray[Any], scale: NDArray[Any], weight: NDArray[Any]
+) -> NDArray[np.float64]:
+    """Latent coefficients that give the codes and lie the nearer to another code the less it would cost.
+
+    The real coefficients that fit the weight best (least squares), kept on the codes' side of the threshold.
+
+    Args:
+        codes: (K, C, M); bases: (M, R, S); scale: (K,); weight: (K, C, R, S).
+
+    Returns:
+        (K, C, M) within :data:`MARGIN` of the codes.
+    """
+    flat = bases.reshape(len(bases), -1).astype(np.float64)
+    gram = flat @ flat.T
+    ridge = 1e-3 * np.trace(gram) / len(gram) * np.eye(len(gram))
+    rows = weight.reshape(*weight.shape[:2], -1) / np.maximum(scale, 1e-12)[:, None, None]
+    # the fit of what the codes leave over: bases that say the same do not pull against each other
+    rest = rows - codes.astype(np.float64) @ flat
+    change = np.linalg.solve(gram + ridge, flat @ rest.reshape(-1, flat.shape[1]).T).T.reshape(codes.shape)
+    return codes + np.clip(change, -MARGIN, MARGIN)
