@@ -9,7 +9,7 @@ from torch import nn
 from escc.driver import CompileOptions
 from escc.frontend import zoo
 
-SMALL_INPUTS = dict.fromkeys(
+SMALL_INPUTS: dict[str, int] = dict.fromkeys(
     ("resnet18", "resnet50", "alexnet", "mobilenet_v2", "squeezenet1_0", "squeezenet1_1"), 64
 )
 
