@@ -10,6 +10,7 @@ from click.testing import CliRunner
 
 from escc.cli.compile import compile_command
 from escc.cli.images import calibration_images
+from escc.cli.sim import sim_command
 from escc.errors import EsccError
 from escc.isa.program import Program
 
@@ -44,3 +45,30 @@ def test_a_number_that_is_none() -> None:
     done = CliRunner().invoke(compile_command, ["x.pt2", "-o", "y", "--mean", "0.5;0.4"])
     assert done.exit_code == 2
     assert "not a number per channel" in done.output
+
+
+def test_sim_takes_a_data_set(tmp_path: Path) -> None:
+    random = np.random.default_rng(1)
+    pixels, labels = random.integers(0, 256, (40, 8, 8), dtype=np.uint8), np.arange(40) % 4
+    for part, name in ((slice(0, 30), "train"), (slice(30, 40), "t10k")):
+        for kind, array in (("images-idx3-ubyte", pixels[part]), ("labels-idx1-ubyte", labels[part])):
+            head = bytes([0, 0, 8, array.ndim]) + b"".join(size.to_bytes(4, "big") for size in array.shape)
+            (tmp_path / f"{name}-{kind}").write_bytes(head + array.astype(np.uint8).tobytes())
+    program, normal = str(tmp_path / "p.bin"), ["--mean", "0.5", "--std", "0.25"]
+    model = ["zoo:resnet8,in_channels=1,num_classes=4", "--input-shape", "1,8,8", "--dense", "-o", program]
+    made = CliRunner().invoke(compile_command, [*model, "--calibration", str(tmp_path), *normal])
+    assert made.exit_code == 0, made.output
+    outputs: list[bytes] = []
+    np.save(tmp_path / "x.npy", ((pixels[30:, None] / 255 - 0.5) / 0.25).astype(np.float32))
+    np.save(tmp_path / "y.npy", labels[30:])
+    for images, classes, more in (
+        (str(tmp_path), str(tmp_path), normal),
+        (str(tmp_path / "x.npy"), str(tmp_path / "y.npy"), []),
+    ):
+        written = tmp_path / "out.npy"
+        words = [program, "--input", images, "--labels", classes, "--output", str(written), "--functional"]
+        done = CliRunner().invoke(sim_command, [*words, *more], catch_exceptions=False)
+        assert done.exit_code == 0, done.output
+        assert "accuracy" in done.output
+        outputs.append(written.read_bytes())
+    assert outputs[0] == outputs[1]

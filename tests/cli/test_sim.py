@@ -111,7 +111,7 @@ def test_a_wrong_output_is_exit_code_1(folder: Path, capsys: Capture) -> None:
         (["none.bin"], "none.bin: cannot read: No such file"),
         (["images.npy"], "images.npy: "),
         (["net.bin", "--input", "none.npy"], "none.npy: cannot read: No such file"),
-        (["net.bin", "--input", "net.bin"], "net.bin: not a .npy or .npz file of plain numbers"),
+        (["net.bin", "--input", "net.bin"], "net.bin: not a file of images or labels"),
         (["net.bin", "--input", "pickled.npy"], "pickled.npy: not a .npy or .npz file of plain numbers"),
         (
             ["net.bin", "--input", "flat.npy"],

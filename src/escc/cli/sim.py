@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from escc.cli.images import Numbers, normalisation_options
 from escc.cli.progress import progress_bars
 from escc.errors import EsccError
 from escc.files import atomic_write
@@ -25,9 +26,15 @@ if TYPE_CHECKING:
 @click.command("sim")
 @click.argument("program", type=click.Path())
 @click.option(
-    "--input", "source", type=click.Path(), help="Images (.npy, or .npz by input name); default: random ones."
+    "--input",
+    "source",
+    type=click.Path(),
+    help="Images: .npy, .npz by input name, or a data set (its test images); default: random ones.",
 )
-@click.option("--labels", type=click.Path(), help="Class numbers (.npy): prints the accuracy.")
+@normalisation_options
+@click.option(
+    "--labels", type=click.Path(), help="Class numbers (.npy, or the data set): prints the accuracy."
+)
 @click.option(
     "--expected", type=click.Path(), help="Outputs to compare with (.npy, .npz); exit code 1 if one differs."
 )
@@ -72,6 +79,8 @@ def sim_command(
     ctx: click.Context,
     program: str,
     source: str | None,
+    mean: Numbers | None,
+    std: Numbers | None,
     labels: str | None,
     expected: str | None,
     output: str | None,
@@ -106,7 +115,7 @@ def sim_command(
     loaded = Program.load(program)
     machine = _machine(loaded, clock_mhz, dram_gbps, dram_latency)
     table = None if functional else EnergyTable.load(energy_table)
-    inputs, note = _inputs(loaded, source, images, seed)
+    inputs, note = _inputs(loaded, source, images, seed, mean, std)
     wanted = None if expected is None else _arrays(expected)
     classes = None if labels is None else _labels(labels, images)
     with progress_bars() as progress:
@@ -142,7 +151,12 @@ def _machine(program: Program, mhz: float | None, gbps: float | None, latency: i
 
 
 def _inputs(
-    program: Program, source: str | None, images: int | None, seed: int
+    program: Program,
+    source: str | None,
+    images: int | None,
+    seed: int,
+    mean: Numbers | None,
+    std: Numbers | None,
 ) -> tuple[dict[str, NDArray[Any]], str]:
     """Arrays by input name, and where they come from in words."""
     from escc.backend_sim.simulator import random_images
@@ -151,8 +165,14 @@ def _inputs(
         count = images or 1
         arrays = {item.name: random_images(item, count, seed) for item in program.inputs}
         return arrays, f"random input, seed {seed}: not real images"
-    arrays = _arrays(source)
     names = [item.name for item in program.inputs]
+    if len(names) == 1 and (mean is not None or std is not None or not _is_numpy(source)):
+        from escc.frontend.data import load_images
+
+        shape = program.inputs[0].torch_shape
+        pictures = load_images(source, shape, limit=images, mean=mean, std=std)
+        return {names[0]: pictures}, f"input {source}"
+    arrays = _arrays(source)
     if len(arrays) == 1 and len(names) == 1:
         arrays = dict(zip(names, arrays.values(), strict=True))
     missing = [name for name in names if name not in arrays]
@@ -166,6 +186,17 @@ def _inputs(
         if arrays[item.name].shape == item.torch_shape:
             arrays[item.name] = arrays[item.name][None]
     return {name: arrays[name][:images] for name in names}, f"input {source}"
+
+
+def _is_numpy(path: str) -> bool:
+    """Whether a file is numpy's, or nothing that can be looked into (so that reading it says why)."""
+    if Path(path).is_dir():
+        return False
+    try:
+        with Path(path).open("rb") as stream:
+            return stream.read(4) in (b"\x93NUM", b"PK\x03\x04", b"")
+    except OSError:
+        return True
 
 
 def _arrays(path: str) -> dict[str, NDArray[Any]]:
@@ -189,6 +220,10 @@ def _arrays(path: str) -> dict[str, NDArray[Any]]:
 
 
 def _labels(path: str, images: int | None) -> NDArray[Any]:
+    if not _is_numpy(path):
+        from escc.frontend.data import load_labels
+
+        return load_labels(path, limit=images)
     arrays = _arrays(path)
     if len(arrays) != 1:
         raise EsccError(f"holds {len(arrays)} arrays, one was expected", where=path)
