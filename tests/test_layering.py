@@ -49,6 +49,8 @@ LAYERS = {
     "escc.passes.reference": Layer(("escc.ir", "escc.passes"), ("numpy", "torch")),
     "escc.backend_sim.lowering": Layer(("escc.ir", "escc.isa"), ("numpy",)),
     "escc.backend_sim.simulator": Layer(("escc.isa",), ("numpy",)),
+    # pictures of a run, from its result alone
+    "escc.backend_sim.report": Layer(("escc.backend_sim.simulator", "escc.isa"), ("numpy",)),
     # networks that learn in the form they are compiled to
     "escc.training": Layer(
         ("escc.frontend", "escc.passes", "escc.ir", "escc.driver"), ("numpy", "torch", "safetensors")

@@ -63,10 +63,14 @@ def test_everything_at_once(folder: Path, capsys: Capture) -> None:
     assert figures["architecture"]["dram_gbps"] == 3.2
     rows = list(csv.DictReader(Path("report/deep/layers.csv").read_text().splitlines()))
     assert len(rows) == 6
+    page = Path("report/deep/report.html").read_text()
+    assert "<h1>net.bin</h1>" in page
+    assert "input images.npy, means of 2 timed images, engine" in page
     with np.load("out.npz") as written, np.load("expected.npz") as right:
         assert (written["means"] == right["means"]).all()
     events = json.loads(Path("trace.json").read_text())["traceEvents"]
-    bars = [event for event in events if event["ph"] == "X"]
+    bars = [event for event in events if event["ph"] == "X" and event["cat"] in ("dma", "blk", "vec")]
+    bars = [event for event in bars if "word" in event["args"]]
     assert len(bars) == 1 + 8 + 3 + 2 + 2
     assert {"conv_combine", "vec_max", "store_map"} <= {event["name"] for event in bars}
     end = max(event["ts"] + event["dur"] for event in bars)
@@ -84,6 +88,8 @@ def test_functional(folder: Path, capsys: Capture) -> None:
     out = capsys.readouterr().out
     assert out.startswith("net.bin: 3 images (input images.npy)")
     assert "cycles" not in out
+    assert run(["sim", "net.bin", "--functional", "--report", "untimed"]) == 0
+    assert [path.name for path in Path("untimed").iterdir()] == ["simulation.json"]
     message = error_of(["sim", "net.bin", "--functional", "--energy-table", "x"], capsys, code=2)
     assert "--functional gives no cycles" in message
 

@@ -56,9 +56,17 @@ if TYPE_CHECKING:
 @click.option("--clock-mhz", type=float, help="Another clock than the program was compiled for.")
 @click.option("--dram-gbps", type=float, help="Another DRAM bandwidth.")
 @click.option("--dram-latency", type=int, metavar="CYCLES", help="Another DRAM latency.")
-@click.option("--report", type=click.Path(file_okay=False), help="Folder for simulation.json and layers.csv.")
+@click.option(
+    "--report",
+    type=click.Path(file_okay=False),
+    help="Folder for report.html (figures to look at), simulation.json and layers.csv.",
+)
 @click.option("--json", "json_file", type=click.Path(), help="Write the figures as JSON; '-' is stdout.")
-@click.option("--trace", type=click.Path(dir_okay=False), help="Write a timeline for chrome://tracing.")
+@click.option(
+    "--trace",
+    type=click.Path(dir_okay=False),
+    help="Write a timeline for ui.perfetto.dev or chrome://tracing.",
+)
 @click.option("--seed", default=0, show_default=True, type=int, help="Seed of the random images.")
 @click.option(
     "--workers",
@@ -130,7 +138,9 @@ def sim_command(
             progress=progress,
         )
     accuracy = None if classes is None else _accuracy(result, classes)
-    _write(result, output, report, json_file, trace)
+    _write(result, output, json_file, trace)
+    if report is not None:
+        _write_report(result, report, Path(program).name, note)
     if json_file != "-":
         from escc.cli.sim_summary import print_summary
 
@@ -244,28 +254,32 @@ def _accuracy(result: SimResult, labels: NDArray[Any]) -> float:
     return float(np.mean(scores.argmax(axis=1) == labels))
 
 
-def _write(
-    result: SimResult, output: str | None, report: str | None, json_file: str | None, trace: str | None
-) -> None:
+def _write(result: SimResult, output: str | None, json_file: str | None, trace: str | None) -> None:
     if output is not None:
         atomic_write(output, _output_bytes(result, output))
-    if report is not None:
-        folder = Path(report)
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise EsccError(f"cannot create the folder: {error.strerror}", where=report) from None
-        atomic_write(folder / "simulation.json", result.to_json().encode())
-        if result.timed is not None:
-            atomic_write(folder / "layers.csv", result.to_csv().encode())
     if trace is not None:
-        from escc.backend_sim.simulator.trace import chrome_trace
+        from escc.backend_sim.report import chrome_trace
 
         atomic_write(trace, chrome_trace(result).encode())
     if json_file == "-":
         click.echo(result.to_json(), nl=False)
     elif json_file is not None:
         atomic_write(json_file, result.to_json().encode())
+
+
+def _write_report(result: SimResult, report: str, title: str, note: str) -> None:
+    """The files of ``--report``; a run without timing has only its JSON."""
+    folder = Path(report)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise EsccError(f"cannot create the folder: {error.strerror}", where=report) from None
+    atomic_write(folder / "simulation.json", result.to_json().encode())
+    if result.timed is not None:
+        from escc.backend_sim.report import html_report
+
+        atomic_write(folder / "layers.csv", result.to_csv().encode())
+        atomic_write(folder / "report.html", html_report(result, title, note).encode())
 
 
 def _output_bytes(result: SimResult, path: str) -> bytes:
