@@ -18,6 +18,7 @@ from escc.backend_sim.lowering.data import DataSection, LayerData, stream_bytes
 from escc.backend_sim.lowering.emit import Emitter
 from escc.backend_sim.lowering.operators import extract_layers
 from escc.backend_sim.lowering.plan_memory import PlanMemory
+from escc.backend_sim.lowering.prediction import predicted_cycles
 from escc.backend_sim.lowering.prefetch import hoist_loads
 from escc.backend_sim.lowering.schedule import Schedule
 from escc.backend_sim.lowering.sync import synchronise
@@ -58,6 +59,7 @@ def lower(module: Module, arch: Arch, *, rolled: bool = True, prefetch: bool = T
     if prefetch:
         sequence = hoist_loads(sequence)
     code, origins = generate(synchronise(sequence), rolled=rolled)
+    predictions = [round(predicted_cycles(assignment, homes, arch)) for assignment in assignments]
     ends = [home.address + home.size for home in homes.values() if not home.sram]
     return Program(
         arch=arch,
@@ -67,7 +69,10 @@ def lower(module: Module, arch: Arch, *, rolled: bool = True, prefetch: bool = T
         outputs=_descriptors(module.outputs, module.output_ports, homes),
         dram_bytes=align(max([map_base, *ends])),
         debug={
-            "layers": [_layer_record(assignment, data[i]) for i, assignment in enumerate(assignments)],
+            "layers": [
+                _layer_record(assignment, data[i]) | {"predicted_cycles": predictions[i]}
+                for i, assignment in enumerate(assignments)
+            ],
             "instructions": origins,
         },
     )

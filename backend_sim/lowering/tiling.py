@@ -176,7 +176,7 @@ def _tilings_of(
         for order in orders:
             single: set[str] = set()
             while True:
-                tiling = _tiling(layer, placement, cuts, rows, outs, order, single)
+                tiling = tiling_of(layer, placement, cuts, rows, outs, order, single)
                 yield tiling
                 doubled = [role for role, sizes in tiling.buffers if len(sizes) > 1]
                 if not doubled or tiling.need <= arch.sram_bytes // 8:
@@ -189,7 +189,7 @@ def _tilings_of(
             break
 
 
-def _tiling(
+def tiling_of(
     layer: MachineLayer,
     placement: Placement,
     cuts: Cuts,
@@ -198,6 +198,7 @@ def _tiling(
     order: Order,
     single: set[str],
 ) -> Tiling:
+    """The tiling of these sizes: its buffers (``single``: roles that get only one) and its estimated cost."""
     model = cuts.model
     row_count, channel_count = -(-layer.shape[0] // rows), -(-layer.outs // outs)
     steps = row_count * channel_count

@@ -201,6 +201,7 @@ def test_debug_section_tells_layers_sizes_and_origins() -> None:
     assert first["stream_bytes"]["bases"] == 4 * 9
     assert first["weight_bytes"] == sum(first["stream_bytes"].values())
     assert second["weight_bytes"] == second["dense_bytes"] == 0
+    assert min(first["predicted_cycles"], second["predicted_cycles"]) > 0
     covered = [word for low, high, _ in program.debug["instructions"] for word in range(low, high + 1)]
     assert covered == list(range(len(program.code)))
     for low, _, layer in program.debug["instructions"]:
