@@ -116,7 +116,8 @@ def write_page(
     parts += [experiments.text.strip(), "", EXPLANATION] if experiments.text else [EXPLANATION]
     for network in experiments.networks:
         own = [line for line in lines if line.network.name == network.name]
-        parts += section(path, network, own, invocation)
+        if own:
+            parts += section(path, network, own, invocation)
     atomic_write(path, ("\n".join(parts).rstrip() + "\n").encode())
 
 
