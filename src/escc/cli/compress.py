@@ -34,7 +34,8 @@ from escc.errors import EsccError
     help="Folder of the run (checkpoint, log.jsonl); default: OUTPUT.run. A run there goes on.",
 )
 @click.option("--restart", is_flag=True, help="Begin anew.")
-@click.option("--device", default="auto", show_default=True, type=click.Choice(["auto", "cpu", "cuda"]))
+@click.option("--device", default="auto", show_default=True, type=click.Choice(["auto", "cpu", "cuda"]),
+              help="auto: a GPU when there is one.")
 @click.option("--threads", type=click.IntRange(1), help="CPU threads of torch; default: all cores.")
 @click.option(
     "--checkpoint-seconds",
