@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from escc.ir.passes import Pass, PassContext, parse_pipeline, pass_names, run_pipeline
     from escc.isa.arch import Arch
     from escc.isa.program import Program
+    from escc.training.compress import compress
 
 __version__ = "0.1.0"
 
@@ -32,6 +33,7 @@ _HOME = {
     "PassContext": "escc.ir.passes",
     "Program": "escc.isa.program",
     "compile": "escc.driver",
+    "compress": "escc.training.compress",
     "parse_pipeline": "escc.ir.passes",
     "pass_names": "escc.ir.passes",
     "run_pipeline": "escc.ir.passes",
@@ -49,6 +51,7 @@ __all__ = [
     "Program",
     "__version__",
     "compile",
+    "compress",
     "load_arch",
     "parse_pipeline",
     "pass_names",
