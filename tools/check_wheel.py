@@ -32,7 +32,8 @@ home = Path(escc.__file__).parent
 assert home.is_relative_to(sys.prefix), f"{home} is not the installed wheel"
 names = [item.name for item in pkgutil.walk_packages([str(home)], "escc.")]
 for name in names:
-    if name != "escc.__main__":
+    # the native kernel is a library for ctypes, no module, though it lies there like one
+    if name not in ("escc.__main__", "escc.backend_sim.simulator.native.kernel"):
         importlib.import_module(name)
 passes = [entry.load() for entry in entry_points(group="escc.passes") if entry.value.startswith("escc.")]
 assert passes, "no pass is registered"
