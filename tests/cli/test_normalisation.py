@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from escc.cli.compile import compile_command
+from escc.cli import root
 from escc.cli.images import calibration_images
-from escc.cli.sim import sim_command
 from escc.errors import EsccError
 from escc.isa.program import Program
 
@@ -34,7 +33,7 @@ def test_compile_takes_the_scale_of_normalised_images(tmp_path: Path) -> None:
     scales: list[float] = []
     for more in ([], ["--mean", "0.5", "--std", "0.25"]):
         output = str(tmp_path / f"{len(more)}.bin")
-        done = CliRunner().invoke(compile_command, [*common, output, *more], catch_exceptions=False)
+        done = CliRunner().invoke(root, ["compile", *common, output, *more], catch_exceptions=False)
         assert done.exit_code == 0, done.output
         scales.append(Program.load(output).inputs[0].scale)
     # 0..1 in 255 steps; -2..2 in 127 steps a side
@@ -42,7 +41,7 @@ def test_compile_takes_the_scale_of_normalised_images(tmp_path: Path) -> None:
 
 
 def test_a_number_that_is_none() -> None:
-    done = CliRunner().invoke(compile_command, ["x.pt2", "-o", "y", "--mean", "0.5;0.4"])
+    done = CliRunner().invoke(root, ["compile", "x.pt2", "-o", "y", "--mean", "0.5;0.4"])
     assert done.exit_code == 2
     assert "not a number per channel" in done.output
 
@@ -56,7 +55,7 @@ def test_sim_takes_a_data_set(tmp_path: Path) -> None:
             (tmp_path / f"{name}-{kind}").write_bytes(head + array.astype(np.uint8).tobytes())
     program, normal = str(tmp_path / "p.bin"), ["--mean", "0.5", "--std", "0.25"]
     model = ["zoo:resnet8,in_channels=1,num_classes=4", "--input-shape", "1,8,8", "--dense", "-o", program]
-    made = CliRunner().invoke(compile_command, [*model, "--calibration", str(tmp_path), *normal])
+    made = CliRunner().invoke(root, ["compile", *model, "--calibration", str(tmp_path), *normal])
     assert made.exit_code == 0, made.output
     outputs: list[bytes] = []
     np.save(tmp_path / "x.npy", ((pixels[30:, None] / 255 - 0.5) / 0.25).astype(np.float32))
@@ -67,7 +66,7 @@ def test_sim_takes_a_data_set(tmp_path: Path) -> None:
     ):
         written = tmp_path / "out.npy"
         words = [program, "--input", images, "--labels", classes, "--output", str(written), "--functional"]
-        done = CliRunner().invoke(sim_command, [*words, *more], catch_exceptions=False)
+        done = CliRunner().invoke(root, ["sim", *words, *more], catch_exceptions=False)
         assert done.exit_code == 0, done.output
         assert "accuracy" in done.output
         outputs.append(written.read_bytes())
