@@ -16,6 +16,7 @@ from typing import Any
 
 import click
 
+from benchmarks.commands import run_command
 from benchmarks.page import render, replace_section
 from benchmarks.processes import Usage, escc, machine, measured
 from escc.errors import EsccError
@@ -181,18 +182,7 @@ def command(
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run; failures a user can act on are one line."""
-    try:
-        command.main(arguments, prog_name="python -m benchmarks.table", standalone_mode=False)
-    except EsccError as error:
-        click.echo(f"error: {error}", err=True)
-        return 1
-    except click.ClickException as error:
-        click.echo(f"error: {error.format_message()}", err=True)
-        return error.exit_code
-    except (KeyboardInterrupt, click.Abort):
-        click.echo("error: interrupted; the same command goes on", err=True)
-        return 130
-    return 0
+    return run_command(command, "benchmarks.table", arguments, "; the same command goes on")
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import click
 
+from benchmarks.commands import run_command
 from benchmarks.compression.experiments import DENSE, Experiments, Network, Row, load_experiments
 from benchmarks.compression.measure import Data, Task, is_model, load_data, measure
 from benchmarks.compression.page import COLUMNS, Line, cells, write_page
@@ -161,18 +162,7 @@ def _show(lines: Sequence[Line]) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run; failures a user can act on are one line."""
-    try:
-        command.main(arguments, prog_name="python -m benchmarks.compression", standalone_mode=False)
-    except EsccError as error:
-        click.echo(f"error: {error}", err=True)
-        return 1
-    except click.ClickException as error:
-        click.echo(f"error: {error.format_message()}", err=True)
-        return error.exit_code
-    except (KeyboardInterrupt, click.Abort):
-        click.echo("error: interrupted; the same command goes on", err=True)
-        return 130
-    return 0
+    return run_command(command, "benchmarks.compression", arguments, "; the same command goes on")
 
 
 if __name__ == "__main__":

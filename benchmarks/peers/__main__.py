@@ -18,6 +18,7 @@ from typing import Any
 
 import click
 
+from benchmarks.commands import run_command
 from benchmarks.peers.environments import PEERS, environment
 from benchmarks.peers.layers import LAYERS
 from benchmarks.processes import Usage, escc, machine, measured
@@ -123,18 +124,7 @@ def command(
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run; failures a user can act on are one line."""
-    try:
-        command.main(arguments, prog_name="python -m benchmarks.peers", standalone_mode=False)
-    except EsccError as error:
-        click.echo(f"error: {error}", err=True)
-        return 1
-    except click.ClickException as error:
-        click.echo(f"error: {error.format_message()}", err=True)
-        return error.exit_code
-    except (KeyboardInterrupt, click.Abort):
-        click.echo("error: interrupted", err=True)
-        return 130
-    return 0
+    return run_command(command, "benchmarks.peers", arguments)
 
 
 if __name__ == "__main__":

@@ -15,9 +15,13 @@ import pytest
 import torch
 from torch import nn
 
+from escc.backend_sim.simulator import simulate
+from escc.driver import compile_module, import_model
 from escc.errors import EsccError
 from escc.frontend.datasets import Dataset, load_dataset
+from escc.passes.reference.float_graph import evaluate
 from escc.training.compress import Compressed, compress
+from escc.training.recipe import shipped_recipes
 from escc.training.run import CHECKPOINT, LOG
 
 RECIPE = """
@@ -140,6 +144,26 @@ def test_the_same_seed_gives_the_same_network(
 ) -> None:
     assert equal(whole, train(data, recipe, tmp_path / "again"))
     assert not equal(whole, train(data, recipe, tmp_path / "other", "seed=4"))
+
+
+@pytest.mark.parametrize("name", shipped_recipes())
+def test_shipped_recipes_can_be_carried_out_and_compiled(name: str, data: Dataset, tmp_path: Path) -> None:
+    settings = ["data.mean=[0.4]", "data.std=[0.3]", "train.epochs=1", "train.batch=64"]
+    done = compress(
+        Small().eval(), data, name, work=tmp_path, settings=settings, device="cpu", input_shape=(1, 8, 8)
+    )
+    done.save(tmp_path / "small.pt2")
+    module = import_model(tmp_path / "small.pt2")
+    images = np.random.default_rng(0).standard_normal((16, 1, 8, 8)).astype(np.float32)
+    with torch.no_grad():
+        wanted = done.model(torch.from_numpy(images)).numpy()
+    decomposed = [op for op in module.layers if op.name == "escalate.decomposed_conv2d"]
+    assert len(decomposed) == (0 if name == "dense" else 1)
+    assert np.allclose(evaluate(module, images)[0], wanted, atol=1e-2 * np.abs(wanted).max())
+    program = compile_module(module, calibration=images).program
+    assert program is not None
+    close = simulate(program, images).outputs_float[0].reshape(wanted.shape)
+    assert np.abs(close - wanted).max() <= 0.1 * np.abs(wanted).max()
 
 
 class Stop(Exception):

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from escc.cli.budget import budget_options, choose_settings, goal_of
-from escc.cli.images import Numbers, calibration_images, normalisation_options
+from escc.cli.images import Numbers, calibration_images, calibration_options
 from escc.cli.progress import progress_bars
 from escc.errors import EsccError
 from escc.files import atomic_write
@@ -64,20 +64,7 @@ def parse_shape(
     "--arch", "arch_file", type=click.Path(), help="Architecture file (TOML); default: the shipped one."
 )
 @model_options
-@click.option(
-    "--calibration",
-    type=click.Path(),
-    help="Images for the activation scales (.npy, .npz, idx, folder); of a data set the training images.",
-)
-@click.option(
-    "--calibration-images",
-    "calibration_count",
-    default=512,
-    show_default=True,
-    type=click.IntRange(1),
-    help="How many of them to use.",
-)
-@normalisation_options
+@calibration_options
 @click.option(
     "--bases", default=6, show_default=True, type=click.IntRange(1, 9), help="Basis kernels per layer."
 )

@@ -68,8 +68,10 @@ def compress_command(
 
     from escc.training.compress import compress
 
-    # the command line keeps BLAS at one thread for short commands; training wants them all
-    torch.set_num_threads(threads or os.cpu_count() or 1)
+    # the command line keeps BLAS at one thread for short commands; training wants them all, and the processes
+    # that torchrun starts on one machine share them
+    beside = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    torch.set_num_threads(threads or max(1, (os.cpu_count() or 1) // beside))
     with progress_bars() as progress:
         done = compress(
             model,

@@ -39,6 +39,21 @@ def normalisation_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
+def calibration_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """``--calibration`` with its number and normalisation."""
+    decorators = [
+        click.option("--calibration", type=click.Path(),
+                     help="Images for the activation scales (.npy, .npz, idx, folder); of a data set the "
+                          "training images."),
+        click.option("--calibration-images", "calibration_count", default=512, show_default=True,
+                     type=click.IntRange(1), help="How many of them to use."),
+    ]  # fmt: skip
+    command = normalisation_options(command)
+    for decorate in reversed(decorators):
+        command = decorate(command)
+    return command
+
+
 def calibration_images(
     shape: tuple[int, ...], source: str | None, count: int | None, mean: Numbers | None, std: Numbers | None
 ) -> NDArray[np.float32] | None:

@@ -6,7 +6,7 @@ import sys
 
 import click
 
-from escc.cli.images import Numbers, calibration_images, normalisation_options
+from escc.cli.images import Numbers, calibration_images, calibration_options
 from escc.cli.progress import progress_bars
 
 
@@ -20,20 +20,7 @@ from escc.cli.progress import progress_bars
 )
 @click.option("-p", "--passes", default="", metavar="PIPELINE", help="Passes to run: 'a,b{k=1},c'.")
 @click.option("--arch", "arch_file", type=click.Path(), help="Architecture file (TOML).")
-@click.option(
-    "--calibration",
-    type=click.Path(),
-    help="Images for passes that calibrate; of a data set the training images.",
-)
-@click.option(
-    "--calibration-images",
-    "calibration_count",
-    default=512,
-    show_default=True,
-    type=click.IntRange(1),
-    help="How many of them to use.",
-)
-@normalisation_options
+@calibration_options
 @click.option("--locations/--no-locations", default=False, help="Print locations.")
 @click.option("--generic", is_flag=True, help="Print the generic form.")
 @click.option("--list-passes", is_flag=True, help="List the installed passes and their options.")
