@@ -49,6 +49,8 @@ LAYERS = {
     "escc.passes.reference": Layer(("escc.ir", "escc.passes"), ("numpy", "torch")),
     "escc.backend_sim.lowering": Layer(("escc.ir", "escc.isa"), ("numpy",)),
     "escc.backend_sim.simulator": Layer(("escc.isa",), ("numpy",)),
+    # other machines; they share the table of energies with the simulator, nothing else
+    "escc.backend_sim.baselines": Layer(("escc.isa", "escc.backend_sim.simulator.energy"), ("numpy",)),
     # pictures of a run, from its result alone
     "escc.backend_sim.report": Layer(("escc.backend_sim.simulator", "escc.isa"), ("numpy",)),
     # networks that learn in the form they are compiled to

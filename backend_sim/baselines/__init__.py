@@ -1,0 +1,7 @@
+"""Other machines, layer by layer on the same data: Eyeriss, a dense array, SCNN, SparTen."""
+
+from __future__ import annotations
+
+from escc.backend_sim.baselines.workload import Baseline, BufferUse, ConvWork, LayerRun
+
+__all__ = ["Baseline", "BufferUse", "ConvWork", "LayerRun"]
