@@ -51,6 +51,8 @@ LAYERS = {
     "escc.backend_sim.simulator": Layer(("escc.isa",), ("numpy",)),
     # other machines; they share the table of energies with the simulator, nothing else
     "escc.backend_sim.baselines": Layer(("escc.isa", "escc.backend_sim.simulator.energy"), ("numpy",)),
+    # square millimetres of a machine, from its parameters alone
+    "escc.backend_sim.area": Layer(("escc.isa.arch",), ()),
     # pictures of a run, from its result alone
     "escc.backend_sim.report": Layer(("escc.backend_sim.simulator", "escc.isa"), ("numpy",)),
     # networks that learn in the form they are compiled to
