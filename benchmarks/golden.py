@@ -217,11 +217,13 @@ def measure(name: str) -> Metrics:
     events = [(layer.event("dram_read_bits"), layer.event("dram_write_bits")) for layer in result.layers]
     metrics: Metrics = {
         "cycles": int(result.cycles[0]),
+        "predicted_cycles": round(sum(float(layer["predicted_cycles"]) for layer in layers)),
         "instruction_words": len(program.code),
         "data_bytes": len(program.data),
         "weight_bytes": sum(int(layer["weight_bytes"]) for layer in layers),
         "dram_read_bytes": sum(int(read[0]) for read, _ in events) // 8,
         "dram_write_bytes": sum(int(write[0]) for _, write in events) // 8,
+        "dram_activates": sum(int(layer.event("dram_activates")[0]) for layer in result.layers),
         "energy_pj": result.energy_pj,
         "output_crc32": zlib.crc32(b"".join(part.tobytes() for part in result.outputs)),
     }

@@ -26,7 +26,8 @@ class Parameter:
     """One row of the parameter table.
 
     ``geometry`` says that a compiled program depends on the value: a simulator refuses a program of another
-    geometry, while the other values (clock, DRAM) may be overridden for a compiled program.
+    geometry, while the other values (clock, DRAM) may be overridden for a compiled program. A key with a
+    ``default`` may be missing in a file.
     """
 
     section: str
@@ -38,6 +39,7 @@ class Parameter:
     meaning: str
     attribute: str = ""
     geometry: bool = True
+    default: int | None = None
 
     @property
     def name(self) -> str:
@@ -115,6 +117,51 @@ PARAMETERS: tuple[Parameter, ...] = (
         "DRAM latency of a transfer",
         geometry=False,
     ),
+    Parameter(
+        "memory",
+        "dram_request_bytes",
+        int,
+        1,
+        65536,
+        "bytes",
+        "largest request to the DRAM",
+        geometry=False,
+        default=64,
+    ),
+    Parameter(
+        "memory",
+        "dram_requests",
+        int,
+        1,
+        65536,
+        "requests",
+        "requests the DMA has in flight",
+        geometry=False,
+        default=32,
+    ),
+    Parameter(
+        "memory",
+        "dram_row_bytes",
+        int,
+        1,
+        1 << 20,
+        "bytes",
+        "bytes that one activate makes accessible",
+        geometry=False,
+        default=2048,
+    ),
+    Parameter("memory", "dram_banks", int, 1, 65536, "banks", "DRAM banks", geometry=False, default=16),
+    Parameter(
+        "memory",
+        "dram_row_cycles",
+        int,
+        0,
+        1_000_000,
+        "cycles",
+        "between two activates of a bank",
+        geometry=False,
+        default=48,
+    ),
     Parameter("clock", "mhz", float, 1, 1e6, "MHz", "clock frequency", geometry=False),
 )
 
@@ -148,6 +195,11 @@ class Arch:
     dram_gbps: float
     dram_latency_cycles: int
     mhz: float
+    dram_request_bytes: int = 64
+    dram_requests: int = 32
+    dram_row_bytes: int = 2048
+    dram_banks: int = 16
+    dram_row_cycles: int = 48
 
     def __post_init__(self) -> None:
         for parameter in PARAMETERS:
@@ -275,6 +327,9 @@ def _values(content: Mapping[str, Any], where: str) -> dict[str, Any]:
         if parameter.section not in content:
             raise EsccError(f"section [{parameter.section}] is missing", where=where)
         body = content[parameter.section]
+        if parameter.key not in body and parameter.default is not None:
+            values[parameter.name] = parameter.default
+            continue
         if parameter.key not in body:
             hint = f"{parameter.allowed}; {parameter.meaning}"
             raise EsccError(f"[{parameter.section}] {parameter.key} is missing", where=where, hint=hint)

@@ -11,6 +11,7 @@ from math import ceil
 
 from escc.backend_sim.lowering.layers import MachineLayer, Window
 from escc.isa.arch import Arch
+from escc.isa.dram import expected_cycles
 
 ACTIVATION_DENSITY = 0.5
 SPREAD = 1.2
@@ -48,7 +49,7 @@ class CostModel:
 
     def transfer(self, size: float, count: float = 1.0) -> float:
         """Cycles of ``count`` transfers of ``size`` bytes together."""
-        return size / self.arch.bytes_per_cycle + count * self.arch.dram_latency_cycles
+        return expected_cycles(self.arch, size, count)
 
     def _instructions(self, outs: int) -> tuple[int, int]:
         """(instructions, outputs of each) for a tile of ``outs`` channels."""

@@ -58,7 +58,7 @@ def _dma(layer: LayerFigures, run: RunFigures) -> str:
     rate = f"{run.arch.bytes_per_cycle:g} B a cycle"
     return (
         f"DRAM traffic: {transfers}, {percent(latency, layer.path['dma'])} of that time latency and the rest "
-        f"bandwidth ({size(layer.dram_bytes)} in all at {rate})."
+        f"moving data ({size(layer.dram_bytes)} in all at {rate} or less)."
     )
 
 

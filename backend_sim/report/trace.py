@@ -160,12 +160,13 @@ class _Trace:
         for cycle, used in occupancy(memory_plan(self.timed)):
             self.counter("SRAM in use", cycle, bytes=used)
         self.counter("SRAM in use", self.total, bytes=0)
-        rate, latency = self.timed.arch.bytes_per_cycle, self.timed.arch.dram_latency_cycles
+        latency = self.timed.arch.dram_latency_cycles
         self.counter("DRAM bytes per cycle", 0, bytes=0)
         for index, step in enumerate(self.timed.steps):
             if step.queue is Queue.DMA and step.registers is not None:
                 begin = min(self.start[index] + latency, self.end[index])
-                self.counter("DRAM bytes per cycle", begin, bytes=rate)
+                rate = int(self.timed.moved[index, 0]) / max(self.end[index] - begin, 1)
+                self.counter("DRAM bytes per cycle", begin, bytes=round(rate, 3))
                 self.counter("DRAM bytes per cycle", self.end[index], bytes=0)
 
     def array(self) -> None:

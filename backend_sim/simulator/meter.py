@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from fractions import Fraction
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -18,6 +16,7 @@ from escc.backend_sim.simulator.memory import Memory
 from escc.backend_sim.simulator.timing import ConvTiming, ConvWork, Engine
 from escc.backend_sim.simulator.vec_plan import VecPlan
 from escc.isa.arch import Arch
+from escc.isa.dram import requests, rows_of_box, rows_of_range, transfer_cycles
 
 Counts = npt.NDArray[np.int64]
 Amounts = npt.NDArray[np.float64]
@@ -35,8 +34,8 @@ class LayerCounts:
 
     ``events``: counts by name (`escc.backend_sim.simulator.energy.EVENTS`). ``causes``: row cycles of the
     LC and MAC parts by ``lc_...`` and ``mac_...``. ``figures``: ``dense_macs`` (multiply-accumulates of the
-    convolution without any sparsity), ``products``, ``additions``, and numerators and denominators of the
-    densities.
+    convolution without any sparsity), ``products``, ``additions``, ``dram_requests``, and numerators and
+    denominators of the densities.
     """
 
     events: dict[str, Amounts] = field(default_factory=dict[str, Amounts])
@@ -56,7 +55,8 @@ class LayerCounts:
 
 
 class Meter:
-    """An observer that times a batch: ``durations`` (steps, images) and counts per layer."""
+    """An observer that times a batch: ``durations`` and DRAM bytes ``moved``, (steps, images), and counts
+    per layer."""
 
     def __init__(self, arch: Arch, layers: list[int], images: int, engine: Engine) -> None:
         self.arch = arch
@@ -64,6 +64,7 @@ class Meter:
         self.layer_of = layers
         self.images = images
         self.durations: Counts = np.zeros((len(layers), images), np.int64)
+        self.moved: Counts = np.zeros((len(layers), images), np.int64)
         self.layers: dict[int, LayerCounts] = {}
 
     def before(self, index: int, plan: Plan, operands: ConvOperands | None, memory: Memory) -> None:
@@ -93,15 +94,23 @@ class Meter:
     # DMA
 
     def _dma(self, index: int, plan: DmaPlan, memory: Memory, counts: LayerCounts) -> None:
+        arch, r = self.arch, plan.registers
+        row = arch.dram_row_bytes
+        moved: Counts | int
         if plan.dram is None or plan.sram is None:
-            moved = np.full(self.images, plan.registers.size, np.int64)
-        elif plan.mnemonic == "load_map":
-            moved = sparse_bytes(memory.dram_view(plan.dram))
+            moved = r.size
+            activates = rows_of_range(r.dram, r.size, row)
         else:
-            moved = sparse_bytes(memory.sram_view(plan.sram))
-        self.durations[index] = transfer_cycles(self.arch, moved)
+            load = plan.mnemonic == "load_map"
+            moved = sparse_bytes(memory.dram_view(plan.dram) if load else memory.sram_view(plan.sram))
+            activates = rows_of_box(*plan.dram, row)
+        self.moved[index] = moved
+        sizes: list[int] = [moved] if isinstance(moved, int) else moved.tolist()
+        self.durations[index] = [transfer_cycles(arch, size, activates) for size in sizes]
         store = plan.mnemonic == "store_map"
         self._event(counts, "dram_write_bits" if store else "dram_read_bits", 8 * moved)
+        self._event(counts, "dram_activates", activates)
+        self._figure(counts, "dram_requests", np.array([requests(arch, size, activates) for size in sizes]))
         self._event(counts, "sram_read_bytes" if store else "sram_write_bytes", moved)
 
     # vector unit
@@ -248,20 +257,6 @@ def conv_work(plan: ConvPlan) -> ConvWork:
         bands=r.bands,
         multiplier=r.multiplier if plan.form == "depthwise" else 1,
     )
-
-
-def transfer_cycles(arch: Arch, moved: Counts) -> Counts:
-    """Latency and bytes over bandwidth, rounded up; exact for the decimal figures of the architecture."""
-    up, down = _cycles_per_byte(arch.mhz, arch.dram_gbps)
-    cycles = [-(-size * up // down) for size in moved.tolist()]
-    return arch.dram_latency_cycles + np.array(cycles, np.int64)
-
-
-@lru_cache(maxsize=64)
-def _cycles_per_byte(mhz: float, gbps: float) -> tuple[int, int]:
-    """mhz / (1000 * gbps) of the decimal figures, as numerator and denominator."""
-    gain = Fraction(str(mhz)) / (1000 * Fraction(str(gbps)))
-    return gain.numerator, gain.denominator
 
 
 def sparse_bytes(values: npt.NDArray[np.uint8]) -> Counts:

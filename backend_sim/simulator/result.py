@@ -74,6 +74,8 @@ class LayerResult:
                 row[f"{part}_{cause}_row_cycles"] = mean(self.counts.causes.get(f"{part}_{cause}"))
         row["dram_read_bytes"] = mean(self.event("dram_read_bits") / 8)
         row["dram_write_bytes"] = mean(self.event("dram_write_bits") / 8)
+        row["dram_requests_ops"] = mean(self.figure("dram_requests"))
+        row["dram_activates_ops"] = mean(self.event("dram_activates"))
         row["sram_read_bytes"] = mean(self.event("sram_read_bytes"))
         row["sram_write_bytes"] = mean(self.event("sram_write_bytes"))
         row["dense_macs_ops"] = mean(self.figure("dense_macs"))
@@ -92,7 +94,8 @@ class LayerResult:
 class TimedResult:
     """The timed images of a run: ``timeline`` in cycles, ``layers`` in program order, energy ``table``.
 
-    ``steps``: the dispatched instructions that the timeline has times of; ``layer_names`` by layer number.
+    ``steps``: the dispatched instructions that the timeline has times of; ``layer_names`` by layer number;
+    ``moved`` (steps, N): DRAM bytes of each transfer.
     """
 
     arch: Arch
@@ -101,6 +104,7 @@ class TimedResult:
     table: EnergyTable
     steps: list[Dispatch]
     layer_names: dict[int, str]
+    moved: Cycles
 
     @property
     def energy(self) -> dict[str, Amounts]:

@@ -187,6 +187,7 @@ class _Runner:
             except DivergentOperand:
                 spans = [(image, image + 1) for image in range(start, stop)] + spans
         durations = np.concatenate([meter.durations for meter in meters], axis=1)
+        moved = np.concatenate([meter.moved for meter in meters], axis=1)
         timeline = run_timeline(self.steps, self.words, durations, self.machine.queue_depth)
         zero = np.zeros(count, np.int64)
         layers: list[LayerResult] = []
@@ -199,7 +200,7 @@ class _Runner:
             energy = layer_energy(counts, cycles, self.machine, table)
             queues = timeline.layer_queues.get(number, {})
             layers.append(LayerResult(name, operation, source, cycles, queues, counts, energy))
-        return TimedResult(self.machine, timeline, layers, table, self.steps, names)
+        return TimedResult(self.machine, timeline, layers, table, self.steps, names, moved)
 
     def _metered(self, start: int, stop: int, workspace: Workspace, count: int) -> Meter:
         meter = Meter(self.machine, [step.layer for step in self.steps], stop - start, self.engine)

@@ -20,6 +20,7 @@ SRAM_READ, SRAM_WRITE = "sram_read", "sram_write"
 EVENTS: tuple[Event, ...] = (
     Event("dram_read_bits", "dram", "dram_bit", "bits moved from DRAM"),
     Event("dram_write_bits", "dram", "dram_bit", "bits moved to DRAM"),
+    Event("dram_activates", "dram", "dram_activate", "DRAM rows opened"),
     Event("sram_read_bytes", "sram", SRAM_READ, "bytes read from the SRAM"),
     Event("sram_write_bytes", "sram", SRAM_WRITE, "bytes written to the SRAM"),
     Event("ring_bits", "ring_buffer", "register_bit", "bits written to and read from the ring buffers"),

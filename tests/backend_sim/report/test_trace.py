@@ -113,7 +113,8 @@ def test_names_counters_and_other_clocks(mhz: float) -> None:
     assert counters["SRAM in use"][-1]["args"] == {"bytes": 0}
     assert 0 < max(e["args"]["bytes"] for e in counters["SRAM in use"]) <= program.arch.sram_bytes
     rates = {e["args"]["bytes"] for e in counters["DRAM bytes per cycle"]}
-    assert rates == {0, program.arch.dram_gbps * 1e3 / mhz}
+    assert min(rates) == 0
+    assert 0 < max(rates) <= program.arch.dram_gbps * 1e3 / mhz
     assert all(0 <= e["args"][part] <= 100 for e in counters["rows busy, %"] for part in ("lc", "mac"))
 
 

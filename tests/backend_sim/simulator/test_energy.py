@@ -52,7 +52,8 @@ def test_sram_energy_is_interpolated_on_logarithmic_axes() -> None:
 
 def test_a_table_of_ones_own(tmp_path: Path) -> None:
     path = tmp_path / "mine.toml"
-    path.write_text(HOROWITZ.replace("value = 8.0", "value = 80.0"))
+    dear = HOROWITZ.replace("value = 8.0", "value = 80.0").replace("value = 2500.0", "value = 25000.0")
+    path.write_text(dear)
     program = network()
     images = random_images(program.inputs[0], 1, 0)
     usual = simulate(program, images)

@@ -10,7 +10,7 @@ from tests.backend_sim.simulator import oracle
 from tests.backend_sim.simulator.machines import SMALL, program_of, run_program
 
 from escc.backend_sim.simulator.memory import Block, DivergentOperand, Memory
-from escc.backend_sim.simulator.meter import sparse_bytes, transfer_cycles
+from escc.backend_sim.simulator.meter import sparse_bytes
 from escc.backend_sim.simulator.operands import OperandCache
 from escc.errors import EsccError
 from escc.isa.builder import CodeBuilder
@@ -157,11 +157,3 @@ def test_sparse_bytes(rows: int, cols: int, chans: int, seed: int) -> None:
     values = rng.integers(0, 3, (2, rows, cols, chans)).astype(np.uint8)
     expected = [oracle.sparse_bytes(image.reshape(-1, chans).tolist()) for image in values]
     assert sparse_bytes(values).tolist() == expected
-
-
-def test_transfer_cycles_round_up_exactly() -> None:
-    # 12.8 GB/s at 800 MHz: 16 bytes a cycle
-    assert transfer_cycles(SMALL, np.array([0, 1, 16, 17, 1600])).tolist() == [100, 101, 101, 102, 200]
-    # 0.1 GB/s at 300 MHz: 1/3 byte a cycle, 3 cycles a byte; in floating point 3.0000000000000004
-    slow = SMALL.replace(dram_gbps=0.1, mhz=300.0, dram_latency_cycles=0)
-    assert transfer_cycles(slow, np.array([1, 2, 7])).tolist() == [3, 6, 21]
