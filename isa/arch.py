@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
-import hashlib
 import math
 import os
 import tomllib
@@ -224,6 +222,8 @@ class Arch:
     @cached_property
     def geometry_hash(self) -> str:
         """16 hex digits over every parameter a compiled program depends on."""
+        import hashlib  # it loads OpenSSL
+
         lines = [f"{p.section}.{p.key}={_text(getattr(self, p.name))}" for p in PARAMETERS if p.geometry]
         return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
 
@@ -363,5 +363,7 @@ def _text(value: float | int | str) -> str:
 
 
 def _suggest(name: str, known: list[str]) -> str | None:
+    import difflib
+
     close = difflib.get_close_matches(name, known, n=1)
     return f"did you mean {close[0]!r}?" if close else None

@@ -5,9 +5,8 @@ The compiler's cost model and the simulator ask the same functions.
 
 from __future__ import annotations
 
-from fractions import Fraction
 from functools import lru_cache
-from math import floor
+from math import floor, gcd
 
 from escc.isa.arch import Arch
 
@@ -79,5 +78,15 @@ def expected_cycles(arch: Arch, size: float, count: float = 1.0) -> float:
 @lru_cache(maxsize=64)
 def _cycles_per_byte(mhz: float, gbps: float) -> tuple[int, int]:
     """mhz / (1000 * gbps) of the decimal figures, as numerator and denominator."""
-    gain = Fraction(str(mhz)) / (1000 * Fraction(str(gbps)))
-    return gain.numerator, gain.denominator
+    (up, over), (by, under) = _decimal(mhz), _decimal(gbps)
+    up, down = up * under, over * by * 1000
+    common = gcd(up, down)
+    return up // common, down // common
+
+
+def _decimal(value: float) -> tuple[int, int]:
+    """The shortest decimal that is ``value``, as numerator and denominator."""
+    digits, _, power = repr(value).partition("e")
+    whole, _, part = digits.partition(".")
+    exponent = int(power or 0) - len(part)
+    return int(whole + part) * 10 ** max(exponent, 0), 10 ** max(-exponent, 0)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from threading import Lock
 from typing import Any
 
@@ -149,6 +148,8 @@ class _Runner:
         if threads == 1:
             work(batches)
             return
+        from concurrent.futures import ThreadPoolExecutor
+
         with ThreadPoolExecutor(threads) as pool:
             for future in [pool.submit(work, batches[thread::threads]) for thread in range(threads)]:
                 future.result()

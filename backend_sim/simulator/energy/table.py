@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 import os
 import tomllib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -92,7 +92,7 @@ class EnergyTable:
         if path.name == name and not path.suffix and not path.exists():
             path = FOLDER / f"{name}.toml"
             if not path.exists():
-                close = difflib.get_close_matches(name, shipped_tables(), n=1)
+                close = _close(name, shipped_tables())
                 hint = f"did you mean {close[0]!r}?" if close else f"shipped: {', '.join(shipped_tables())}"
                 raise EsccError("no such energy table", where=name, hint=hint)
         try:
@@ -109,6 +109,12 @@ class EnergyTable:
 def shipped_tables() -> list[str]:
     """Names of the tables that come with escc, sorted."""
     return sorted(path.stem for path in FOLDER.glob("*.toml"))
+
+
+def _close(name: str, known: Sequence[str]) -> list[str]:
+    import difflib  # for messages only
+
+    return difflib.get_close_matches(name, known, n=1)
 
 
 class _Reader:
@@ -168,7 +174,7 @@ class _Reader:
     def _keys(self, place: str, body: dict[str, Any], known: tuple[str, ...]) -> None:
         for key in body:
             if key not in known:
-                close = difflib.get_close_matches(key, known, n=1)
+                close = _close(key, known)
                 hint = f"did you mean {close[0]!r}?" if close else None
                 raise self._error(f"unknown key {key!r} in {place}", hint)
         for key in known:
