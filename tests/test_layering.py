@@ -63,6 +63,19 @@ LAYERS = {
     "escc.budget": Layer(
         ("escc.ir", "escc.isa", "escc.passes", "escc.backend_sim", "escc.driver"), ("numpy", "torch", "rich")
     ),
+    # networks with stated statistics, on escc's machine and on others
+    "escc.compare": Layer(
+        (
+            "escc.frontend",
+            "escc.passes",
+            "escc.ir",
+            "escc.isa",
+            "escc.backend_sim",
+            "escc.driver",
+            "escc.demo",
+        ),
+        ("numpy", "torch"),
+    ),
     # what ties the layers together: the command line and the compile driver
     "escc": Layer(("escc",), ("click", "rich", "numpy", "torch", "safetensors")),
 }

@@ -53,6 +53,9 @@ ZOO: dict[str, ZooEntry] = {
     "vgg16_bn": ZooEntry("vgg", "vgg16_bn", {}, IMAGENET, 1000, "torchvision"),
     "alexnet": ZooEntry("alexnet", "alexnet", {}, IMAGENET, 1000, "torchvision"),
     "mobilenet_v2": ZooEntry("mobilenet", "mobilenet_v2", {}, IMAGENET, 1000, "torchvision"),
+    "mobilenet_v2_cifar": ZooEntry(
+        "mobilenet", "mobilenet_v2", {"small_images": True}, CIFAR, 10, "none: torchvision's names"
+    ),
     "squeezenet1_0": ZooEntry("squeezenet", "squeezenet", {"version": "1.0"}, IMAGENET, 1000, "torchvision"),
     "squeezenet1_1": ZooEntry("squeezenet", "squeezenet", {"version": "1.1"}, IMAGENET, 1000, "torchvision"),
     "senet_tiny": ZooEntry(

@@ -17,6 +17,9 @@ SETTINGS = (
 )
 """(expansion, channels, repeats, stride) of each stage."""
 
+UNSTRIDED = 1
+"""For small images the stem and this stage keep the resolution: 32 pixels end as 4, not as 1."""
+
 
 def convolution(channels: int, planes: int, kernel: int, stride: int = 1, groups: int = 1) -> nn.Sequential:
     """Convolution, batch norm, ReLU6."""
@@ -48,14 +51,15 @@ class InvertedResidual(nn.Module):
 class MobileNetV2(nn.Module):
     """Stem, inverted residuals, 1x1 head, global average, classifier."""
 
-    def __init__(self, num_classes: int, in_channels: int) -> None:
+    def __init__(self, num_classes: int, in_channels: int, small_images: bool) -> None:
         super().__init__()
-        self.features = nn.Sequential(convolution(in_channels, 32, 3, 2))
+        self.features = nn.Sequential(convolution(in_channels, 32, 3, 1 if small_images else 2))
         channels = 32
-        for expansion, planes, repeats, stride in SETTINGS:
+        for stage, (expansion, planes, repeats, stride) in enumerate(SETTINGS):
+            first = 1 if small_images and stage == UNSTRIDED else stride
             for index in range(repeats):
                 self.features.append(
-                    InvertedResidual(channels, planes, stride if index == 0 else 1, expansion)
+                    InvertedResidual(channels, planes, first if index == 0 else 1, expansion)
                 )
                 channels = planes
         self.features.append(convolution(channels, 1280, 1))
@@ -66,6 +70,6 @@ class MobileNetV2(nn.Module):
         return self.classifier(torch.flatten(x, 1))
 
 
-def mobilenet_v2(*, num_classes: int, in_channels: int) -> nn.Module:
-    """MobileNetV2 of width 1."""
-    return MobileNetV2(num_classes, in_channels)
+def mobilenet_v2(*, num_classes: int, in_channels: int, small_images: bool = False) -> nn.Module:
+    """MobileNetV2 of width 1; ``small_images``: with the strides usual for 32x32 images."""
+    return MobileNetV2(num_classes, in_channels, small_images)

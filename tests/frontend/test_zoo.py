@@ -21,6 +21,7 @@ PARAMETERS = {
     "vgg16_bn": 138_365_992,
     "alexnet": 61_100_840,
     "mobilenet_v2": 3_504_872,
+    "mobilenet_v2_cifar": 2_236_682,
     "squeezenet1_0": 1_248_424,
     "squeezenet1_1": 1_235_496,
 }
