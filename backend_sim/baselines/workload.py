@@ -31,9 +31,9 @@ class ConvWork:
 
     ``x``: (C, H, W) int8 or uint8 activations as stored, real zeros are stored zeros. ``weight``: (K, C /
     groups, R, S) int8, pruned weights are zeros; every machine gets its own. ``stride``, ``dilation``: (rows,
-    columns). ``padding``: (top, left, bottom, right), zeros. ``output_nonzeros``: non-zero values of the output
-    map after its activation, None when not known (then counted as dense). ``x_in_dram``, ``y_in_dram``: the map
-    is an input or output of the whole network, which no machine finds or leaves on chip.
+    columns). ``padding``: (top, left, bottom, right), zeros. ``output_nonzeros``: non-zero values of the
+    output map after its activation, None when not known (then counted as dense). ``x_in_dram``,
+    ``y_in_dram``: the map is an input or output of the whole network, which no machine has on chip.
     """
 
     name: str
@@ -126,12 +126,12 @@ class BufferUse:
 class LayerRun:
     """What a layer costs on a machine.
 
-    ``cycles``: of the machine's clock, waits for DRAM included. ``multiplications``: products formed, gated ones
-    and idle multipliers left out. ``slots``: every multiplier of every cycle by what it did, "busy" or the
-    reason it did not work; they sum to cycles * multipliers. ``events``: counts of the energy table's events,
-    DRAM and buffers left out. ``sampled``: share of the steps that were looked at where a count is an estimate,
-    1 if it is exact. ``note``: how a layer that the machine's paper does not describe was mapped. ``mapping``:
-    the tiling that was chosen, by name.
+    ``cycles``: of the machine's clock, waits for DRAM included. ``multiplications``: products formed, gated
+    ones and idle multipliers left out. ``slots``: every multiplier of every cycle by what it did: "busy" when
+    it multiplied two non-zero operands, else the reason why it did not; they sum to cycles * multipliers.
+    ``events``: counts of the energy table's events, DRAM and buffers left out. ``sampled``: share of the
+    steps that were looked at where a count is an estimate, 1 if it is exact. ``note``: how a layer that the
+    machine's paper does not describe was mapped. ``mapping``: the tiling that was chosen, by name.
     """
 
     name: str
@@ -165,7 +165,7 @@ class LayerRun:
         return self.slots.get(BUSY, 0) / max(1, self.cycles * self.multipliers)
 
     def energy(self, table: EnergyTable, clock_mhz: float) -> dict[str, float]:
-        """Energy by component or buffer, in the table's unit; leakage of the SRAMs only where that is pJ."""
+        """Energy by event and buffer, in the table's unit; leakage of the SRAMs only where that is pJ."""
         found: dict[str, float] = {}
 
         def add(name: str, amount: float) -> None:
@@ -173,7 +173,7 @@ class LayerRun:
 
         add("dram", 8 * (self.dram_read_bytes + self.dram_write_bytes) * table.costs["dram_bit"].value)
         for name, count in self.events.items():
-            add(_COSTS[name].component, count * table.costs[_COSTS[name].cost].value)
+            add(name, count * table.costs[_COSTS[name].cost].value)
         leakage_uw = 0.0
         for item in self.buffers:
             if item.kib <= REGISTER_KIB:
