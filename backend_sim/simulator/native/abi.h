@@ -30,7 +30,25 @@ struct Figures {
     ESCC_FIGURES(ESCC_MEMBER)
 };
 
-enum Status { STATUS_OK = 0, STATUS_BAD_PARAMETER = 1, STATUS_MISSING_ROW = 2, STATUS_NO_MEMORY = 3 };
+enum Status {
+    STATUS_OK = 0,
+    STATUS_BAD_PARAMETER = 1,
+    STATUS_MISSING_ROW = 2,
+    STATUS_NO_MEMORY = 3,
+    STATUS_WIDE = 4,  // numbers do not fit what is kept
+};
+
+// What concentration leaves of an instruction of the form combine and one image: another number of blocks,
+// MACs, ring entries or FIFO positions need not do it again, another number of rows needs another order only
+// (escc_reorder). Filled by the first call, used by the next ones. A place is a needed row and a column;
+// every buffer has 64 bytes behind its end.
+struct Kept {
+    int64_t filled;
+    uint8_t *cycles;     // [places][chunks][words_of(outs) * 64], in the order of the planes
+    uint8_t *values;     // [places][words_of(outs) * 64]
+    int64_t *value_sum;  // [places]
+    int64_t *sums;       // [4][needed rows]: busy, matches, issued, active
+};
 
 // Planes of an instruction, [chans + 1][plane_words]: bit j of the words of basis m of channel c is 1 where
 // output order(j) has a coefficient; the last plane is empty. Outputs are ordered by row of the block, then
@@ -39,12 +57,13 @@ static inline int64_t words_of(int64_t outs) { return (outs + 63) / 64; }
 static inline int64_t plane_words(int64_t outs, int64_t bases) { return (words_of(outs) * bases + 7) / 8 * 8; }
 
 typedef int (*ConvTimingFunction)(
-    const Work *work, const uint8_t *x, const uint64_t *planes, const int32_t *weights, Figures *figures);
+    const Work *work, const uint8_t *x, const uint64_t *planes, const int32_t *weights, Kept *kept,
+    Figures *figures);
 
 #define ESCC_HIDDEN extern "C" __attribute__((visibility("hidden")))
 ESCC_HIDDEN int escc_conv_timing_baseline(
-    const Work *, const uint8_t *, const uint64_t *, const int32_t *, Figures *);
+    const Work *, const uint8_t *, const uint64_t *, const int32_t *, Kept *, Figures *);
 ESCC_HIDDEN int escc_conv_timing_avx2(
-    const Work *, const uint8_t *, const uint64_t *, const int32_t *, Figures *);
+    const Work *, const uint8_t *, const uint64_t *, const int32_t *, Kept *, Figures *);
 ESCC_HIDDEN int escc_conv_timing_avx512(
-    const Work *, const uint8_t *, const uint64_t *, const int32_t *, Figures *);
+    const Work *, const uint8_t *, const uint64_t *, const int32_t *, Kept *, Figures *);

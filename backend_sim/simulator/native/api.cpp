@@ -131,5 +131,67 @@ ESCC_PUBLIC int escc_conv_timing(
     Figures *figures) {
     Variant found[4];
     if (variant < 0 || variant >= variants(found) || !work || !x || !figures) return STATUS_BAD_PARAMETER;
-    return found[variant].function(work, x, planes, weights, figures);
+    return found[variant].function(work, x, planes, weights, nullptr, figures);
+}
+
+// escc_conv_timing of `count` instructions of one image each, with what is kept of those of the form combine
+// (null for the others); x, planes and weights of one may be null when what is kept is filled. The status of
+// each is left in `status`.
+ESCC_PUBLIC void escc_conv_timings(
+    int64_t variant, int64_t count, const Work *works, const uint8_t *const *x, const uint64_t *const *planes,
+    const int32_t *const *weights, Kept *const *kept, Figures *figures, int64_t *status) {
+    Variant found[4];
+    const bool known = variant >= 0 && variant < variants(found);
+    for (int64_t i = 0; i < count; i++)
+        status[i] = known ? found[variant].function(works + i, x[i], planes[i], weights[i], kept[i], figures + i)
+                          : STATUS_BAD_PARAMETER;
+}
+
+// `lines` lines of words_of(outs) * 64 bytes from the order of the planes of one row to that of `rows` rows.
+ESCC_PUBLIC int escc_reorder(int64_t rows, int64_t outs, int64_t lines, const uint8_t *from, uint8_t *to) {
+    if (rows < 1 || outs < 1 || lines < 0) return STATUS_BAD_PARAMETER;
+    Work work = {};
+    work.outs = outs;
+    work.rows = rows;
+    const Order order(work);
+    const int64_t stride = 64 * words_of(outs);
+    for (int64_t line = 0; line < lines; line++, from += stride, to += stride)
+        for (int64_t r = 0; r < rows && r < outs; r++) {
+            const int64_t groups = order.groups_of(r);
+            uint8_t *place = to + order.begin(r);
+            for (int64_t g = 0; g < groups; g++) place[g] = from[g * rows + r];
+        }
+    return STATUS_OK;
+}
+
+// Cycles of a program: timeline.py's rules for one image. Step i goes to queue[i] (0 to 2) after `executed[i]`
+// words; partner[i] is -1 for work of durations[i] cycles, i for a signal, and the step of its signal for a
+// wait. started: [3][count], scratch.
+ESCC_PUBLIC int64_t escc_timeline(
+    int64_t count, const int64_t *queue, const int64_t *executed, const int64_t *partner, const int64_t *durations,
+    int64_t depth, int64_t words, int64_t *begin, int64_t *started) {
+    int64_t free[3] = {0, 0, 0}, held[3] = {0, 0, 0}, stall = 0, reached = 0;
+    for (int64_t i = 0; i < count; i++) {
+        const int64_t q = queue[i];
+        int64_t issue = executed[i] + stall;
+        if (held[q] >= depth) {
+            const int64_t room = started[q * count + held[q] - depth];
+            if (room > issue) issue = room;
+            stall = issue - executed[i];
+        }
+        const int64_t ready = issue + 1 > free[q] ? issue + 1 : free[q];
+        int64_t finish = ready;
+        begin[i] = ready;
+        if (partner[i] < 0) {
+            finish += durations[i];
+        } else if (partner[i] != i) {
+            const int64_t sent = begin[partner[i]];
+            if (sent > finish) finish = sent;
+            begin[i] = finish;
+        }
+        started[q * count + held[q]++] = begin[i];
+        free[q] = finish;
+        if (finish > reached) reached = finish;
+    }
+    return reached > words + stall ? reached : words + stall;
 }

@@ -121,7 +121,7 @@ class DenseItems {
 // The rows of the forms combine and depthwise, whose outputs differ.
 template <class S, class T, class U, int WORDS>
 int row_items(
-    const Work &w, const uint8_t *x, const uint64_t *planes, const int32_t *weights, Geometry &g,
+    const Work &w, const uint8_t *x, const uint64_t *planes, const int32_t *weights, Geometry &g, Kept *kept,
     int64_t *block_time, Sums &sums, Totals &totals) {
     Scratch memory;
     Load<S> load;
@@ -129,18 +129,25 @@ int row_items(
     const int64_t places = g.needed * w.width;
     load.chunks = combine ? up(w.chans, w.chunk) : 1;
     load.stride = 64 * words_of(w.outs);
-    load.cycles = memory.raw<S>(places * load.chunks * load.stride);
-    load.values = memory.raw<S>(places * load.stride);
-    load.value_sum = memory.zeroed<int64_t>(places);
-    load.busy = memory.zeroed<int64_t>(g.needed);
-    load.matches = memory.zeroed<int64_t>(g.needed);
-    load.issued = memory.zeroed<int64_t>(g.needed);
-    load.active = memory.zeroed<int64_t>(g.needed);
+    const bool reuse = kept && kept->filled;
+    if (kept) {
+        load.cycles = (S *)kept->cycles;
+        load.values = (S *)kept->values;
+        load.value_sum = kept->value_sum;
+    } else {
+        load.cycles = memory.raw<S>(places * load.chunks * load.stride);
+        load.values = memory.raw<S>(places * load.stride);
+        load.value_sum = memory.zeroed<int64_t>(places);
+    }
+    load.busy = kept ? kept->sums : memory.zeroed<int64_t>(4 * g.needed);
+    load.matches = load.busy + g.needed;
+    load.issued = load.busy + 2 * g.needed;
+    load.active = load.busy + 3 * g.needed;
     Combine<S, WORDS> combination(w, planes, weights, load);
     Recurrence<S, T, U, 8 * WORDS / (int)sizeof(T)> recurrence(w, g, load);
     int32_t *channel = memory.zeroed<int32_t>(w.outs);
     if (memory.failed()) return STATUS_NO_MEMORY;
-    int status = combine ? combination.prepare(memory) : STATUS_OK;
+    int status = combine && !reuse ? combination.prepare(memory) : STATUS_OK;
     if (status == STATUS_OK) status = recurrence.prepare(memory);
     if (status != STATUS_OK) return status;
     if (!combine) {
@@ -154,7 +161,7 @@ int row_items(
         if (g.slot[row] < 0) continue;
         const int64_t slot = g.slot[row];
         const uint8_t *from = x + (row - w.x_first) * w.step_row;
-        for (int64_t col = 0; col < w.width; col++, from += w.step_pos) {
+        for (int64_t col = 0; col < w.width && !reuse; col++, from += w.step_pos) {
             const int64_t place = slot * w.width + col;
             if (combine) {
                 combination.position(from, slot, place);
@@ -182,6 +189,7 @@ int row_items(
                         g.row_taps[row] * g.col_taps[col] * load.value_sum[g.slot[row] * w.width + col];
     }
     recurrence.run(block_time, sums);
+    if (kept) kept->filled = 1;
     return STATUS_OK;
 }
 
@@ -218,7 +226,8 @@ inline int ring_bytes(const Work &w, const Geometry &g, const uint8_t *x, int64_
 
 template <int WORDS>
 int conv_image(
-    const Work &w, const uint8_t *x, const uint64_t *planes, const int32_t *weights, Geometry &g, Figures &f) {
+    const Work &w, const uint8_t *x, const uint64_t *planes, const int32_t *weights, Geometry &g, Kept *kept,
+    Figures &f) {
     Scratch memory;
     int64_t *block_time = memory.zeroed<int64_t>(w.blocks);
     if (memory.failed()) return STATUS_NO_MEMORY;
@@ -249,9 +258,11 @@ int conv_image(
             (double)g.longest * w.width * (chunks * (double)most_cycles + most_values * (double)up(most_taps, w.macs));
         const bool narrow = most_cycles <= 255 && most_values <= 255 && (w.policy != 2 || chans <= 255) &&
             (255 + w.macs) * w.macs < 1 << NARROW_SHIFT && (bound + 2) * w.rows < 2147483647.0;
+        if (kept && (!narrow || w.wide)) return STATUS_WIDE;
         status = narrow && !w.wide
-            ? row_items<uint8_t, int32_t, uint32_t, WORDS>(w, x, planes, weights, g, block_time, sums, totals)
-            : row_items<uint32_t, int64_t, uint64_t, WORDS>(w, x, planes, weights, g, block_time, sums, totals);
+            ? row_items<uint8_t, int32_t, uint32_t, WORDS>(w, x, planes, weights, g, kept, block_time, sums, totals)
+            : row_items<uint32_t, int64_t, uint64_t, WORDS>(
+                  w, x, planes, weights, g, nullptr, block_time, sums, totals);
         if (status != STATUS_OK) return status;
     }
     int64_t longest = 0;
@@ -280,13 +291,16 @@ int conv_image(
 
 template <int WORDS>
 int conv_timing(
-    const Work &w, const uint8_t *x, const uint64_t *planes, const int32_t *weights, Figures *figures) {
-    if (!valid(w) || (w.form == 0 && (!planes || !weights))) return STATUS_BAD_PARAMETER;
+    const Work &w, const uint8_t *x, const uint64_t *planes, const int32_t *weights, Kept *kept,
+    Figures *figures) {
+    const bool known = kept && kept->filled;
+    if (!valid(w) || (kept && (w.form != 0 || w.images > 1))) return STATUS_BAD_PARAMETER;
+    if (!known && (!x || (w.form == 0 && (!planes || !weights)))) return STATUS_BAD_PARAMETER;
     Scratch memory;
     Geometry geometry;
     int status = geometry.prepare(w, memory);
     for (int64_t i = 0; i < w.images && status == STATUS_OK; i++)
-        status = conv_image<WORDS>(w, x + i * w.step_image, planes, weights, geometry, figures[i]);
+        status = conv_image<WORDS>(w, x + i * w.step_image, planes, weights, geometry, kept, figures[i]);
     return status;
 }
 

@@ -43,7 +43,7 @@ def conv_timing(
         images = x_nonzero[first : first + step]
         x = np.ascontiguousarray(images[:, rows.rows - work.x_first], dtype=np.bool_)
         load = conv_load(arch, work, x, mask)
-        parts.append(_report(arch, work, rows, x, load, item_times(arch, rows, load, work.outs)))
+        parts.append(report(arch, work, rows, x, load, item_times(arch, rows, load, work.outs)))
     return joined(parts)
 
 
@@ -63,9 +63,8 @@ def check_shapes(work: ConvWork, x: tuple[int, ...], mask: tuple[int, ...] | Non
         raise EsccError(f"coefficient mask of shape {mask} in a {work.form} convolution, expected {wanted}")
 
 
-def _report(
-    arch: TimingArch, work: ConvWork, rows: Plan, x: Bits, load: Load, items: ItemTimes
-) -> ConvTiming:
+def report(arch: TimingArch, work: ConvWork, rows: Plan, x: Bits, load: Load, items: ItemTimes) -> ConvTiming:
+    """What the items of ``work`` took together; ``x`` are its input rows that the bands need."""
     images, _, width, chunks, _ = load.cycles.shape
     pushes = load.values.shape[3]
     groups = -(-work.outs // arch.rows)

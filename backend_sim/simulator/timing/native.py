@@ -71,6 +71,16 @@ def library() -> ctypes.CDLL:
         loaded.escc_plane_words.restype = ctypes.c_int64
         loaded.escc_pack_planes.argtypes = [ctypes.c_void_p, *[ctypes.c_int64] * 4, *[ctypes.c_void_p] * 2]
         loaded.escc_conv_timing.argtypes = [ctypes.c_int64, *[ctypes.c_void_p] * 5]
+        loaded.escc_conv_timings.argtypes = [*[ctypes.c_int64] * 2, *[ctypes.c_void_p] * 7]
+        loaded.escc_conv_timings.restype = None
+        loaded.escc_reorder.argtypes = [*[ctypes.c_int64] * 3, *[ctypes.c_void_p] * 2]
+        loaded.escc_timeline.argtypes = [
+            ctypes.c_int64,
+            *[ctypes.c_void_p] * 4,
+            *[ctypes.c_int64] * 2,
+            *[ctypes.c_void_p] * 2,
+        ]
+        loaded.escc_timeline.restype = ctypes.c_int64
         loaded.escc_decode_streams.argtypes = [
             ctypes.c_void_p,
             *[ctypes.c_int64] * 5,
@@ -102,7 +112,7 @@ def variants() -> tuple[str, ...]:
 
 
 @cache
-def _parameters() -> tuple[str, ...]:
+def parameter_names() -> tuple[str, ...]:
     """Names of the parameters in the library's order."""
     return tuple(_names(library().escc_fields()))
 
@@ -138,7 +148,7 @@ class NativeEngine:
             status = library().escc_pack_planes(
                 _address(values), outs, chans, bases, rows, _address(words), _address(weights)
             )
-            _raise(status, None)
+            raise_status(status, None)
             found = ternary.packed[rows] = Planes(rows, words, weights)
         assert isinstance(found, Planes)
         return found
@@ -168,7 +178,7 @@ class NativeEngine:
         }
         values |= dict(zip(("step_image", "step_row", "step_pos"), x.strides, strict=False))
         values["wide"] = self._wide
-        parameters = np.array([values[name] for name in _parameters()], np.int64)
+        parameters = np.array([values[name] for name in parameter_names()], np.int64)
         planes = None if ternary is None else self.planes(ternary, arch.rows)
         figures = np.zeros((images, len(fields(ConvTiming))), np.int64)
         if images:
@@ -182,8 +192,25 @@ class NativeEngine:
             )
             if status == MISSING_ROW:
                 plan(work, rows)
-            _raise(status, work)
+            raise_status(status, work)
         return ConvTiming(*np.ascontiguousarray(figures.T))
+
+    def conv_timings(
+        self,
+        parameters: npt.NDArray[np.int64],
+        x: npt.NDArray[np.uintp],
+        planes: npt.NDArray[np.uintp],
+        weights: npt.NDArray[np.uintp],
+        kept: npt.NDArray[np.uintp],
+        figures: npt.NDArray[np.int64],
+        status: npt.NDArray[np.int64],
+    ) -> None:
+        """``escc_conv_timings`` of api.cpp; all arrays are contiguous, addresses are valid or 0."""
+        library().escc_conv_timings(
+            self._variant,
+            len(parameters),
+            *[_address(array) for array in (parameters, x, planes, weights, kept, figures, status)],
+        )
 
     def decode(
         self, buffer: npt.NDArray[np.uint8], outs: int, chans: int, bases: int, chunk: int
@@ -207,7 +234,12 @@ class NativeEngine:
         return ternary, int(used[0])
 
 
-def _raise(status: int, work: ConvWork | None) -> None:
+def raise_status(status: int, work: ConvWork | None) -> None:
+    """Raise what the library means by a status other than 0.
+
+    Raises:
+        EsccError: no memory, or a size or parameter beyond its limits.
+    """
     if status == NO_MEMORY:
         raise EsccError("not enough memory to time a convolution", hint="--engine numpy needs less at a time")
     if status:
