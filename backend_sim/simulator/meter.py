@@ -1,20 +1,27 @@
-"""Durations and events of every instruction of a timed batch, from the data it really works on."""
+"""Durations and events of every instruction of a timed batch, from the data it really works on.
+
+While a batch runs, the meter takes from the memories what will be gone later, and lets the engine time the
+convolutions. When all have run, counts are worked out for all instructions at once and added up by layer.
+"""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from escc.backend_sim.simulator.background import Background
 from escc.backend_sim.simulator.conv import ConvOperands
 from escc.backend_sim.simulator.conv_plan import ConvPlan
 from escc.backend_sim.simulator.execute import DmaPlan, Plan
 from escc.backend_sim.simulator.memory import Memory
-from escc.backend_sim.simulator.timing import ConvTiming, ConvWork, Engine
+from escc.backend_sim.simulator.timing import ConvTiming, ConvWork, Engine, Ternary
 from escc.backend_sim.simulator.vec_plan import VecPlan
+from escc.errors import EsccError
 from escc.isa.arch import Arch
 from escc.isa.dram import requests, rows_of_box, rows_of_range, transfer_cycles
 
@@ -26,6 +33,7 @@ GATHERS = 2
 
 LC_CAUSES = ("busy", "wait_input", "wait_row", "wait_fifo", "idle")
 MAC_CAUSES = ("busy", "wait_lc", "idle")
+_FIGURES = tuple(figure.name for figure in fields(ConvTiming))
 
 
 @dataclass
@@ -42,80 +50,112 @@ class LayerCounts:
     causes: dict[str, Counts] = field(default_factory=dict[str, Counts])
     figures: dict[str, Counts] = field(default_factory=dict[str, Counts])
 
-    def add(self, group: dict[str, Any], name: str, amount: Any) -> None:
-        """Add to a count; a number is the same for all images."""
-        group[name] = group[name] + amount if name in group else amount
 
-    def settle(self, images: int) -> None:
-        """Make every count an array over the images: most amounts come as numbers, which add up faster."""
-        for group, kind in ((self.events, np.float64), (self.causes, np.int64), (self.figures, np.int64)):
-            target: dict[str, Any] = group
-            for name, amount in target.items():
-                target[name] = np.broadcast_to(np.asarray(amount, kind), (images,))
+@dataclass(frozen=True)
+class _Conv:
+    """A convolution that has run: what the counts need besides its timing."""
+
+    plan: ConvPlan
+    timing: Callable[[], ConvTiming]
+    combine: bool
+    stream_bytes: int
+    coefficients: int
+    coefficients_nonzero: int
+    kernel_bytes: int
+    activations: int
 
 
 class Meter:
-    """An observer that times a batch: ``durations`` and DRAM bytes ``moved``, (steps, images), and counts
-    per layer."""
+    """An observer that times a batch: ``durations`` and DRAM bytes ``moved``, (steps, images), and after
+    `finish` counts per layer.
 
-    def __init__(self, arch: Arch, layers: list[int], images: int, engine: Engine) -> None:
-        self.arch = arch
-        self.engine = engine
+    Convolutions are timed in the ``background``, where there is one.
+    """
+
+    def __init__(
+        self,
+        arch: Arch,
+        layers: list[int],
+        images: int,
+        engine: Engine,
+        background: Background | None = None,
+    ) -> None:
+        self.arch, self.engine, self.images = arch, engine, images
         self.layer_of = layers
-        self.images = images
         self.durations: Counts = np.zeros((len(layers), images), np.int64)
         self.moved: Counts = np.zeros((len(layers), images), np.int64)
         self.layers: dict[int, LayerCounts] = {}
+        self._background = background
+        self._convs: dict[int, _Conv] = {}
+        self._vecs: dict[int, VecPlan] = {}
+        self._stores: dict[int, bool] = {}
+        self._activates = np.zeros((len(layers), 1), np.int64)
+        self._requests = np.zeros_like(self.moved)
+        self._sram_read = np.zeros_like(self.moved)
+        self._sram_written = np.zeros_like(self.moved)
+        self._active = np.zeros_like(self.moved)
 
     def before(self, index: int, plan: Plan, operands: ConvOperands | None, memory: Memory) -> None:
         """Take what the instruction reads; it may overwrite it."""
-        counts = self.layers.setdefault(self.layer_of[index], LayerCounts())
         if isinstance(plan, ConvPlan):
             assert operands is not None
-            self._conv(index, plan, operands, memory, counts)
+            self._conv(index, plan, operands, memory)
         elif isinstance(plan, VecPlan):
-            self._vec(index, plan, memory, counts)
+            self._vec(index, plan, memory)
         else:
-            self._dma(index, plan, memory, counts)
+            self._dma(index, plan, memory)
 
     def after(self, index: int, plan: Plan, memory: Memory) -> None:
         """Take what the instruction has written."""
-        counts = self.layers[self.layer_of[index]]
         if isinstance(plan, ConvPlan | VecPlan):
-            written = sparse_bytes(memory.sram_view(plan.y))
-            counts.add(counts.events, "sram_write_bytes", written)
+            self._sram_written[index] = sparse_bytes(memory.sram_view(plan.y))
 
-    def _event(self, counts: LayerCounts, name: str, amount: npt.NDArray[Any] | float) -> None:
-        counts.add(counts.events, name, amount)
+    def finish(self, failed: Callable[[int, EsccError], EsccError]) -> None:
+        """All have run: fill in the durations of convolutions and the counts of the layers.
 
-    def _figure(self, counts: LayerCounts, name: str, amount: npt.NDArray[Any] | int) -> None:
-        counts.add(counts.figures, name, amount)
+        ``failed`` makes the exception to raise of what the timing of an instruction raised.
+        """
+        sums = _Sums(self.layer_of, self.images)
+        self._count_dma(sums)
+        self._count_vecs(sums)
+        self._count_convs(sums, failed)
+        sums.add("events", "sram_read_bytes", slice(None), self._sram_read)
+        sums.add("events", "sram_write_bytes", slice(None), self._sram_written)
+        self.layers = sums.layers()
 
     # DMA
 
-    def _dma(self, index: int, plan: DmaPlan, memory: Memory, counts: LayerCounts) -> None:
+    def _dma(self, index: int, plan: DmaPlan, memory: Memory) -> None:
         arch, r = self.arch, plan.registers
         row = arch.dram_row_bytes
-        moved: Counts | int
+        store = plan.mnemonic == "store_map"
         if plan.dram is None or plan.sram is None:
-            moved = r.size
+            sizes = [r.size] * self.images
             activates = rows_of_range(r.dram, r.size, row)
         else:
-            load = plan.mnemonic == "load_map"
-            moved = sparse_bytes(memory.dram_view(plan.dram) if load else memory.sram_view(plan.sram))
+            sizes = nonzero_counts(memory.sram_view(plan.sram) if store else memory.dram_view(plan.dram))
+            masks = r.rows * r.cols * -(-r.chans // 8)
+            sizes = [masks + size for size in sizes]
             activates = rows_of_box(*plan.dram, row)
-        self.moved[index] = moved
-        sizes: list[int] = [moved] if isinstance(moved, int) else moved.tolist()
+        self.moved[index] = sizes
         self.durations[index] = [transfer_cycles(arch, size, activates) for size in sizes]
-        store = plan.mnemonic == "store_map"
-        self._event(counts, "dram_write_bits" if store else "dram_read_bits", 8 * moved)
-        self._event(counts, "dram_activates", activates)
-        self._figure(counts, "dram_requests", np.array([requests(arch, size, activates) for size in sizes]))
-        self._event(counts, "sram_read_bytes" if store else "sram_write_bytes", moved)
+        self._requests[index] = [requests(arch, size, activates) for size in sizes]
+        self._activates[index] = activates
+        self._stores[index] = store
+        (self._sram_read if store else self._sram_written)[index] = sizes
+
+    def _count_dma(self, sums: _Sums) -> None:
+        store = np.zeros((len(self.layer_of), 1), np.bool_)
+        store[[index for index, stores in self._stores.items() if stores]] = True
+        everything = slice(None)
+        sums.add("events", "dram_read_bits", everything, np.where(store, 0, 8 * self.moved))
+        sums.add("events", "dram_write_bits", everything, np.where(store, 8 * self.moved, 0))
+        sums.add("events", "dram_activates", everything, self._activates)
+        sums.add("figures", "dram_requests", everything, self._requests)
 
     # vector unit
 
-    def _vec(self, index: int, plan: VecPlan, memory: Memory, counts: LayerCounts) -> None:
+    def _vec(self, index: int, plan: VecPlan, memory: Memory) -> None:
         r, arch = plan.registers, self.arch
         work = plan.windows * -(-r.chans // arch.vector_lanes)
         self.durations[index] = arch.vector_startup_cycles + work
@@ -131,105 +171,178 @@ class Meter:
             read += 9 * r.entries
         if plan.table:
             read += 256
-            self._event(counts, "operand_bits", 8 * plan.positions * r.chans)
-        self._event(counts, "sram_read_bytes", read)
-        self._event(counts, "vector_ops", plan.windows * r.chans)
-        outputs = plan.positions * r.chans
-        if plan.mnemonic == "vec_mul":
-            self._event(counts, "vector_products", outputs)
-        scaled = {"vec_add": 2, "vec_mul": 1, "vec_avg": 1, "vec_copy": int(r.a_mult != 0)}
-        self._requantized(counts, scaled.get(plan.mnemonic, 0) * outputs)
+        self._sram_read[index] = read
+        self._vecs[index] = plan
 
-    def _requantized(self, counts: LayerCounts, values: int) -> None:
-        self._event(counts, "requantize_multiplies", values)
-        self._event(counts, "requantize_adds", 2 * values)
+    def _count_vecs(self, sums: _Sums) -> None:
+        if not self._vecs:
+            return
+        index = list(self._vecs)
+        plans = list(self._vecs.values())
+        outputs = _column([plan.positions * plan.registers.chans for plan in plans])
+        tables = _column([plan.table for plan in plans])
+        products = _column([plan.mnemonic == "vec_mul" for plan in plans])
+        scaled = {"vec_add": 2, "vec_mul": 1, "vec_avg": 1}
+        rescales = [
+            int(plan.registers.a_mult != 0) if plan.mnemonic == "vec_copy" else scaled.get(plan.mnemonic, 0)
+            for plan in plans
+        ]
+        windows = _column([plan.windows * plan.registers.chans for plan in plans])
+        sums.add("events", "operand_bits", index, 8 * outputs * tables)
+        sums.add("events", "vector_ops", index, windows)
+        sums.add("events", "vector_products", index, outputs * products)
+        self._requantized(sums, index, outputs * _column(rescales))
+
+    @staticmethod
+    def _requantized(sums: _Sums, index: list[int], values: Counts) -> None:
+        sums.add("events", "requantize_multiplies", index, values)
+        sums.add("events", "requantize_adds", index, 2 * values)
 
     # convolutions
 
-    def _conv(
-        self, index: int, plan: ConvPlan, operands: ConvOperands, memory: Memory, counts: LayerCounts
-    ) -> None:
-        work = conv_work(plan)
-        x = memory.sram_view(plan.x)
-        ternary = None if operands.coefficients is None else operands.coefficients.bits
-        timing = self.engine.conv_timing(self.arch, work, x, ternary)
-        self.durations[index] = timing.cycles
-        for cause in LC_CAUSES:
-            counts.add(counts.causes, f"lc_{cause}", timing.lc_causes[cause])
-        for cause in MAC_CAUSES:
-            counts.add(counts.causes, f"mac_{cause}", timing.mac_causes[cause])
-        self._conv_figures(plan, operands, x, timing, counts)
-        self._conv_memory(plan, operands, memory, timing, counts)
-        self._conv_array(plan, operands, timing, counts)
-
-    def _conv_figures(
-        self,
-        plan: ConvPlan,
-        operands: ConvOperands,
-        x: npt.NDArray[np.uint8],
-        timing: ConvTiming,
-        counts: LayerCounts,
-    ) -> None:
+    def _conv(self, index: int, plan: ConvPlan, operands: ConvOperands, memory: Memory) -> None:
+        work, x = conv_work(plan), memory.sram_view(plan.x)
+        coefficients = operands.coefficients
+        ternary = None if coefficients is None else coefficients.bits
+        timing = self._timing(work, x, ternary)
+        self._active[index] = nonzero_counts(x)
+        # SRAM reads besides the input, which goes to the rings: for every item (group, band) its operands
         r = plan.registers
-        inputs = 1 if plan.form == "depthwise" else r.chans
-        self._figure(counts, "dense_macs", r.y_rows * r.y_cols * r.outs * inputs * plan.taps)
-        self._figure(counts, "products", timing.products)
-        self._figure(counts, "additions", timing.matches)
-        self._figure(counts, "activations", x[0].size)
-        self._figure(counts, "activations_nonzero", nonzeros(x))
-        if operands.coefficients is not None:
-            self._figure(counts, "coefficients", operands.coefficients.ternary.size)
-            self._figure(counts, "coefficients_nonzero", operands.coefficients.nonzeros)
-
-    def _conv_memory(
-        self,
-        plan: ConvPlan,
-        operands: ConvOperands,
-        memory: Memory,
-        timing: ConvTiming,
-        counts: LayerCounts,
-    ) -> None:
-        """SRAM reads: input to the rings, and for every item (group, band) the operands of its outputs."""
-        r = plan.registers
-        read = timing.ring_bytes_written.copy()
+        read = np.zeros(self.images, np.int64)
         kernel_bytes = operands.kernels.values.size
-        if operands.coefficients is not None:
-            read += r.bands * operands.coefficients.stream_bytes
+        if coefficients is not None:
+            read += r.bands * coefficients.stream_bytes
             kernel_bytes *= -(-r.outs // self.arch.rows)
         read += r.bands * (kernel_bytes + 9 * r.outs)
         if plan.residual is not None:
             read += sparse_bytes(memory.sram_view(plan.residual))
         if plan.table:
             read += 256
-        self._event(counts, "sram_read_bytes", read)
+        self._sram_read[index] = read
+        self._convs[index] = _Conv(
+            plan,
+            timing,
+            coefficients is not None,
+            0 if coefficients is None else coefficients.stream_bytes,
+            0 if coefficients is None else coefficients.ternary.size,
+            0 if coefficients is None else coefficients.nonzeros,
+            kernel_bytes,
+            x[0].size,
+        )
+
+    def _timing(
+        self, work: ConvWork, x: npt.NDArray[np.uint8], ternary: Ternary | None
+    ) -> Callable[[], ConvTiming]:
+        """The timing of a convolution, when it is asked for."""
+        if self._background is None:
+            timing = self.engine.conv_timing(self.arch, work, x, ternary)
+            return lambda: timing
+        # the SRAM will hold something else by then
+        kept = x.copy()
+        return self._background.run(lambda: self.engine.conv_timing(self.arch, work, kept, ternary))
+
+    def _count_convs(self, sums: _Sums, failed: Callable[[int, EsccError], EsccError]) -> None:
+        if not self._convs:
+            return
+        timings: list[list[Counts]] = []
+        for index, conv in self._convs.items():
+            try:
+                timing = conv.timing()
+            except EsccError as error:
+                raise failed(index, error) from None
+            timings.append([getattr(timing, name) for name in _FIGURES])
+        index = list(self._convs)
+        figures: dict[str, Counts] = dict(zip(_FIGURES, np.array(timings).swapaxes(0, 1), strict=True))
+        self.durations[index] = figures["cycles"]
+        for cause in LC_CAUSES:
+            sums.add("causes", f"lc_{cause}", index, figures[f"lc_{cause}"])
+        for cause in MAC_CAUSES:
+            sums.add("causes", f"mac_{cause}", index, figures[f"mac_{cause}"])
+        self._sram_read[index] += figures["ring_bytes_written"]
+        convs = list(self._convs.values())
+        self._conv_figures(sums, index, convs, figures)
+        self._conv_array(sums, index, convs, figures)
+
+    def _conv_figures(
+        self, sums: _Sums, index: list[int], convs: list[_Conv], figures: dict[str, Counts]
+    ) -> None:
+        dense = [
+            r.y_rows * r.y_cols * r.outs * plan.taps * (1 if plan.form == "depthwise" else r.chans)
+            for plan, r in ((conv.plan, conv.plan.registers) for conv in convs)
+        ]
+        sums.add("figures", "dense_macs", index, _column(dense))
+        sums.add("figures", "products", index, figures["products"])
+        sums.add("figures", "additions", index, figures["matches"])
+        sums.add("figures", "activations", index, _column([conv.activations for conv in convs]))
+        sums.add("figures", "activations_nonzero", index, self._active[index])
+        sums.add("figures", "coefficients", index, _column([conv.coefficients for conv in convs]))
+        nonzero = _column([conv.coefficients_nonzero for conv in convs])
+        sums.add("figures", "coefficients_nonzero", index, nonzero)
 
     def _conv_array(
-        self, plan: ConvPlan, operands: ConvOperands, timing: ConvTiming, counts: LayerCounts
+        self, sums: _Sums, index: list[int], convs: list[_Conv], figures: dict[str, Counts]
     ) -> None:
-        r, arch = plan.registers, self.arch
-        combine = operands.coefficients is not None
-        value_bits = arch.z_bits if combine else 8
-        outputs = r.y_rows * r.y_cols * r.outs
-        self._event(counts, "ring_bits", 8 * (timing.ring_bytes_written + timing.ring_bytes_read))
-        operand_bits = 8.0 * timing.products + (8 * outputs if plan.table else 0)
-        if operands.coefficients is not None:
-            chunks = -(-r.chans // arch.chunk)
-            positions = timing.dilution_words // (r.outs * r.bases * chunks)
-            operand_bits = operand_bits + 8.0 * positions * operands.coefficients.stream_bytes
-            mask_bits = positions * (r.outs * r.bases * r.chans)
-            levels = int(math.log2(arch.chunk))
-            planes = 1 + 2 * GATHERS * levels + (8 * levels if arch.policy == "gather" else 0)
-            self._event(counts, "dilution_bit_levels", mask_bits * planes)
-            self._event(counts, "moved_bits", 8 * timing.matches if arch.policy == "window" else 0)
-            self._event(counts, "lane_adds", timing.matches)
-            self._event(counts, "z_adds", timing.issue_cycles)
-            self._event(counts, "z_bits", 2 * arch.z_bits * timing.issue_cycles)
-        self._event(counts, "operand_bits", operand_bits)
-        self._event(counts, "fifo_bits", 2 * value_bits * timing.fifo_values)
-        self._event(counts, "products", timing.products * (value_bits / 8))
-        self._event(counts, "sum_adds", timing.psum_updates)
-        self._event(counts, "sum_bits", 64 * timing.psum_updates)
-        self._requantized(counts, outputs * (1 if plan.residual is None else 2))
+        arch = self.arch
+        registers = [conv.plan.registers for conv in convs]
+
+        def event(name: str, amount: npt.NDArray[Any]) -> None:
+            sums.add("events", name, index, amount)
+
+        combine = _column([conv.combine for conv in convs])
+        outs = _column([r.outs for r in registers])
+        outputs = _column([r.y_rows * r.y_cols for r in registers]) * outs
+        tables = _column([conv.plan.table for conv in convs])
+        residuals = _column([conv.plan.residual is not None for conv in convs])
+        streams = _column([conv.stream_bytes for conv in convs])
+        words = _column([r.outs * max(r.bases, 1) * -(-r.chans // arch.chunk) for r in registers])
+        masks = _column([r.outs * r.bases * r.chans for r in registers])
+        value_bits = np.where(combine, arch.z_bits, 8)
+        positions = combine * figures["dilution_words"] // words
+        levels = int(math.log2(arch.chunk))
+        planes = 1 + 2 * GATHERS * levels + (8 * levels if arch.policy == "gather" else 0)
+        event("ring_bits", 8 * (figures["ring_bytes_written"] + figures["ring_bytes_read"]))
+        event("operand_bits", 8 * (figures["products"] + outputs * tables + positions * streams))
+        event("dilution_bit_levels", positions * masks * planes)
+        event("moved_bits", combine * figures["matches"] * (8 if arch.policy == "window" else 0))
+        event("lane_adds", combine * figures["matches"])
+        event("z_adds", combine * figures["issue_cycles"])
+        event("z_bits", combine * figures["issue_cycles"] * (2 * arch.z_bits))
+        event("fifo_bits", 2 * value_bits * figures["fifo_values"])
+        event("products", figures["products"] * (value_bits / 8))
+        event("sum_adds", figures["psum_updates"])
+        event("sum_bits", 64 * figures["psum_updates"])
+        self._requantized(sums, index, outputs * (1 + residuals))
+
+
+class _Sums:
+    """Counts of instructions added up by layer."""
+
+    def __init__(self, layer_of: list[int], images: int) -> None:
+        self.numbers, self.place = np.unique(np.array(layer_of, np.int64), return_inverse=True)
+        self.images = images
+        self.groups: dict[str, dict[str, npt.NDArray[Any]]] = {"events": {}, "causes": {}, "figures": {}}
+
+    def add(self, group: str, name: str, index: list[int] | slice, amount: npt.NDArray[Any]) -> None:
+        """Add ``amount`` (instructions, images or 1) of the instructions ``index`` to a count."""
+        known = self.groups[group]
+        if name not in known:
+            kind = np.float64 if group == "events" else np.int64
+            known[name] = np.zeros((len(self.numbers), self.images), kind)
+        np.add.at(known[name], self.place[index], amount)
+
+    def layers(self) -> dict[int, LayerCounts]:
+        """The counts by layer."""
+        return {
+            number: LayerCounts(
+                *({name: sums[i] for name, sums in counts.items()} for counts in self.groups.values())
+            )
+            for i, number in enumerate(self.numbers.tolist())
+        }
+
+
+def _column(numbers: list[int] | list[bool]) -> Counts:
+    """Numbers that are the same for all images: (n, 1) int64."""
+    return np.array(numbers, np.int64)[:, None]
 
 
 def conv_work(plan: ConvPlan) -> ConvWork:
@@ -262,10 +375,10 @@ def conv_work(plan: ConvPlan) -> ConvWork:
 def sparse_bytes(values: npt.NDArray[np.uint8]) -> Counts:
     """SparseMap bytes of maps (n, rows, cols, chans): ceil(chans / 8) a position and 1 a non-zero, (n,)."""
     _, rows, cols, chans = values.shape
-    return rows * cols * -(-chans // 8) + nonzeros(values)
+    return rows * cols * -(-chans // 8) + np.array(nonzero_counts(values), np.int64)
 
 
-def nonzeros(values: npt.NDArray[np.uint8]) -> Counts:
-    """Non-zeros of each image of ``values`` (n, rows, cols, chans), (n,)."""
+def nonzero_counts(values: npt.NDArray[np.uint8]) -> list[int]:
+    """Non-zeros of each image of ``values`` (n, rows, cols, chans)."""
     # counting bools of a whole array is fast, counting along axes adds up int64
-    return np.array([np.count_nonzero(image != 0) for image in values], np.int64)
+    return [int(np.count_nonzero(image != 0)) for image in values]

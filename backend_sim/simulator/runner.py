@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from threading import Lock
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from escc.backend_sim.simulator.background import Background
 from escc.backend_sim.simulator.energy import EnergyTable
 from escc.backend_sim.simulator.execute import execute, place
 from escc.backend_sim.simulator.host import quantize_input, read_output, write_input
@@ -204,16 +206,21 @@ class _Runner:
         return TimedResult(self.machine, timeline, layers, table, self.steps, names, moved)
 
     def _metered(self, start: int, stop: int, workspace: Workspace, count: int) -> Meter:
-        meter = Meter(self.machine, [step.layer for step in self.steps], stop - start, self.engine)
+        layers = [step.layer for step in self.steps]
         parts = -(-count // self.batch)
         part = start // self.batch
 
         def told(done: int) -> None:
             self.report("timing", part * len(self.steps) + done, parts * len(self.steps))
 
-        self._batch(start, stop, workspace, meter, told)
-        for counts in meter.layers.values():
-            counts.settle(meter.images)
+        def failed(index: int, error: EsccError) -> EsccError:
+            return EsccError(error.message, where=place(self.program, self.steps[index]), hint=error.hint)
+
+        # numpy needs the interpreter: a second thread would only get in the way
+        with Background() if self.engine.name != "numpy" else nullcontext() as background:
+            meter = Meter(self.machine, layers, stop - start, self.engine, background)
+            self._batch(start, stop, workspace, meter, told)
+            meter.finish(failed)
         return meter
 
     def _layer(self, number: int) -> tuple[str, str, str]:
