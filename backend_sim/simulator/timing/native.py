@@ -121,6 +121,29 @@ def _address(array: npt.NDArray[np.generic]) -> int:
     return array.__array_interface__["data"][0]
 
 
+def program_cycles(
+    queue: npt.NDArray[np.int64],
+    executed: npt.NDArray[np.int64],
+    partner: npt.NDArray[np.int64],
+    durations: npt.NDArray[np.int64],
+    depth: int,
+    words: int,
+) -> int:
+    """Cycles of a program of one image, by `escc.backend_sim.simulator.timeline`'s rules.
+
+    ``queue`` 0 to 2 and words ``executed`` before each step; ``partner``: -1 for work of ``durations``
+    cycles, of a signal its own step, of a wait the step of its signal.
+    """
+    count = len(queue)
+    if not all(len(array) == count for array in (executed, partner, durations)) or depth < 1:
+        raise AssertionError("the steps of a program differ in number, or a queue holds none")
+    begin, started = np.empty(count, np.int64), np.empty(3 * count, np.int64)
+    given = [np.ascontiguousarray(array, np.int64) for array in (queue, executed, partner, durations)]
+    return library().escc_timeline(
+        count, *map(_address, given), depth, words, _address(begin), _address(started)
+    )
+
+
 class NativeEngine:
     """The library, held to one instruction set.
 

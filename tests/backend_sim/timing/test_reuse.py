@@ -90,6 +90,6 @@ def test_arrays_of_another_shape_are_refused(engine: Engine) -> None:
     with pytest.raises(EsccError, match="coefficient mask of shape"):
         reusing(engine, Machine(), [Instruction(work, np.ones((1, 2, 4), np.uint8), mask)])
     late = replace(work, x_first=1, height=3, y_rows=3)
+    first = Ternary(mask.mask[..., :1])
     with pytest.raises(EsccError, match="needs input row 0"):
-        first = Ternary(mask.mask[..., :1])
         reusing(engine, Machine(), [Instruction(late, np.ones((2, 2, 4), np.uint8), first)])
