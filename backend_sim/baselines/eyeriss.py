@@ -22,6 +22,8 @@ from escc.errors import EsccError
 ELEMENT_COST, GLB_COST, DRAM_COST = 5.0, 6.0, 200.0
 """Energy of a multiply-accumulate with its four scratchpad accesses, of a word from the global buffer and
 from DRAM, one multiply-accumulate = 1 (ISCA 2016, Table IV): what the mapping search weighs."""
+SEARCHED = 1.5
+"""Only mappings are searched that compute at most so many times as long as the shortest."""
 RUN_BITS, PAIRS, PAIR_BITS = 5, 3, 64
 """Run-length code of maps in DRAM: three pairs of (5-bit run, value) in 64 bits (JSSC 2017, section V)."""
 
@@ -210,6 +212,13 @@ class Eyeriss:
             mapping={name: int(value) for name, value in vars(mapping).items()},
         )
 
+    def array_bytes(self, work: ConvWork, mapping: Mapping) -> float:
+        """Bytes between array and global buffer for an image: inputs read, partial sums read and written."""
+        cost = traffic(
+            self, shape_of(work), **{name: np.array([size]) for name, size in vars(mapping).items()}
+        )
+        return float(cost.ifmap_words[0] * self.word_bits + 2 * cost.psum_words[0] * self.psum_bits) / 8
+
     def _compression(self, work: ConvWork) -> float:
         """Bits of the coded input for every bit of the plain one; what does not shrink stays plain."""
         entries = run_length_entries(work.x_mask, RUN_BITS)
@@ -302,13 +311,21 @@ def _passes(total: int, inside: Any, sets: Any) -> tuple[Any, Any]:
 def _search(machine: Eyeriss, shape: Shape) -> Mapping | None:
     """All mappings worth a look: of the values of a factor that need equally many rounds, the smallest."""
     limit = machine.rows * machine.columns // shape.kernel_h
-    sets = [
-        (e, r, t, g)
-        for e in _rounds(shape.rows, limit)
-        for r in _rounds(shape.chans, limit // e)
-        for t in _rounds(shape.filters, limit // (e * r))
-        for g in _rounds(shape.groups, limit // (e * r * t))
-    ]
+    sets = np.array(
+        [
+            (e, r, t, g)
+            for e in _rounds(shape.rows, limit)
+            for r in _rounds(shape.chans, limit // e)
+            for t in _rounds(shape.filters, limit // (e * r))
+            for g in _rounds(shape.groups, limit // (e * r * t))
+        ]
+    )
+    e, r, t, g = sets.T
+    least = traffic(machine, shape, e, 1, 1, r, t, g, 1)
+    if not least.fits.any():
+        return None
+    bound = SEARCHED * least.compute[least.fits].min()
+    sets = sets[least.fits & (least.compute <= bound)]
     most_q = min(machine.ifmap_words // shape.kernel_w, shape.chans)
     inside = [
         (p, q, n)
@@ -316,12 +333,10 @@ def _search(machine: Eyeriss, shape: Shape) -> Mapping | None:
         for q in range(1, most_q + 1)
         for n in {1, machine.batch}
     ]
-    outer, inner = np.array(sets), np.array(inside)
-    e, r, t, g = (np.repeat(column, len(inner)) for column in outer.T)
-    p, q, n = (np.tile(column, len(outer)) for column in inner.T)
+    inner = np.array(inside)
+    e, r, t, g = (np.repeat(column, len(inner)) for column in sets.T)
+    p, q, n = (np.tile(column, len(sets)) for column in inner.T)
     cost = traffic(machine, shape, e, p, q, r, t, g, n)
-    if not cost.fits.any():
-        return None
     cycles = np.maximum(cost.compute, cost.load) if machine.double_buffered else cost.compute + cost.load
     glb = 2 * cost.psum_words + cost.ifmap_words
     macs = shape.groups * shape.filters * shape.chans * shape.kernel_h * shape.kernel_w

@@ -9,14 +9,13 @@ import numpy as np
 import numpy.typing as npt
 
 from escc.backend_sim.baselines.counting import Counts, blocks, ceil_div, window
-from escc.backend_sim.baselines.workload import ConvWork
+from escc.backend_sim.baselines.workload import ConvWork, Mask
 
 SHALLOW = 16
 """With fewer input channels than this (first layers, depthwise) chunks run on over the taps of a window."""
 
 Reals = npt.NDArray[np.float32]
-Costs = npt.NDArray[np.uint16]
-Chunk = tuple[Reals, Reals]
+Chunk = tuple[Reals, Mask]
 
 
 @dataclass(frozen=True)
@@ -40,7 +39,7 @@ def cut_positions(positions: int, groups: int, clusters: int) -> Cut:
 
 
 def window_chunks(work: ConvWork, groups: slice, size: int, *, ones_w: bool, ones_x: bool) -> Iterator[Chunk]:
-    """Chunks of the window in order, as masks of 0 and 1: weights (g, K / g, n), inputs (g, n, positions).
+    """Chunks of the window in order: masks of weights (g, K / g, n) and of inputs (g, n, positions).
 
     A chunk holds up to ``size`` channels of one tap, or of several taps where there are few channels.
     ``ones_w``, ``ones_x``: no zero of this side is skipped; then one position stands for all.
@@ -52,7 +51,7 @@ def window_chunks(work: ConvWork, groups: slice, size: int, *, ones_w: bool, one
     weight = np.ones_like(weight) if ones_w else weight
     count = len(map_mask)
 
-    def reads(i: int, j: int, part: slice) -> npt.NDArray[np.bool_]:
+    def reads(i: int, j: int, part: slice) -> Mask:
         if ones_x:
             return np.ones((count, len(range(chans)[part]), 1), np.bool_)
         across = window(j, columns, work.stride[1], work.dilation[1])
@@ -63,39 +62,59 @@ def window_chunks(work: ConvWork, groups: slice, size: int, *, ones_w: bool, one
     if chans >= SHALLOW:
         for i, j in taps:
             for part in blocks(chans, size):
-                yield weight[:, :, part, i, j].astype(np.float32), reads(i, j, part).astype(np.float32)
+                yield weight[:, :, part, i, j].astype(np.float32), reads(i, j, part)
         return
     inputs = np.concatenate([reads(i, j, slice(None)) for i, j in taps], axis=1)
     flat = weight.transpose(0, 1, 3, 4, 2).reshape(count, outs // work.groups, -1)
     for part in blocks(flat.shape[2], size):
-        yield flat[:, :, part].astype(np.float32), inputs[:, part].astype(np.float32)
+        yield flat[:, :, part].astype(np.float32), inputs[:, part]
 
 
-def unit_costs(chunks: Iterator[Chunk], units: int, balance: str, cut: Cut) -> Costs:
-    """Cycles of every unit for every chunk: (length, chunks, units, filter groups, pieces).
+def unit_costs(chunks: Iterator[Chunk], units: int, balance: str, cut: Cut) -> Reals:
+    """Cycles of every unit for every chunk: (chunks, length, pieces, filter groups, units).
 
     A filter takes max(1, matches) cycles; with ``balance`` a unit has two. Positions that the last piece
     lacks, and filters that the last group lacks, take none. One position (no zeros of the input are
     skipped) stays one.
     """
     held = list(chunks)
-    outs = held[0][0].shape[0] * held[0][0].shape[1]
+    sets = len(held[0][0])
     positions = held[0][1].shape[2]
-    nonzeros = np.stack([weights.sum(axis=2).reshape(-1) for weights, _ in held])
-    first, second = _assign(nonzeros, units, balance)
+    first, second = _assign(
+        np.stack([weights.sum(axis=2).reshape(-1) for weights, _ in held]), units, balance
+    )
     groups = first.shape[1] // units
     pieces, length = (cut.pieces, cut.length) if positions == cut.positions else (1, 1)
-    found = np.zeros((length, len(held), units, groups, pieces), np.uint16)
-    # one row more, of a filter that is not there
-    each = np.zeros((outs + 1, pieces * length), np.float32)
+    found = np.empty((len(held), length, pieces, groups, units), np.float32)
     for number, (weights, inputs) in enumerate(held):
-        counted = (weights @ inputs).reshape(outs, positions)
-        np.maximum(counted, 1, out=each[:outs, :positions])
-        cost = each[first[number]]
+        # pieces side by side, their positions one after the other
+        spread = np.zeros((sets, inputs.shape[1], pieces * length), np.float32)
+        spread[:, :, :positions] = inputs
+        turned = np.ascontiguousarray(spread.reshape(sets, -1, pieces, length).swapaxes(2, 3))
+        turned = turned.reshape(sets, -1, length * pieces)
+        flat = found[number].reshape(length * pieces, -1)
+        _count(weights, turned, first[number], flat)
         if second is not None:
-            cost += each[second[number]]
-        found[:, number] = cost.reshape(groups, units, pieces, length).transpose(3, 1, 0, 2)
+            more = np.empty_like(flat)
+            _count(weights, turned, second[number], more)
+            flat += more
+    lacking = pieces * length - positions
+    if lacking:
+        found[:, length - lacking :, -1] = 0
     return found
+
+
+def _count(weights: Reals, inputs: Reals, filters: Counts, out: Reals) -> None:
+    """max(1, matches) at every position of the given filters, 0 for those that are not there."""
+    sets, outs = weights.shape[:2]
+    absent = filters == sets * outs
+    chosen = np.where(absent, 0, filters)
+    if sets == 1:
+        np.matmul(inputs[0].T, weights[0, chosen].T, out=out)
+    else:
+        out[:] = (weights @ inputs).reshape(sets * outs, -1)[chosen].T
+    np.maximum(out, 1, out=out)
+    out[:, absent] = 0
 
 
 def _assign(nonzeros: Reals, units: int, balance: str) -> tuple[Counts, Counts | None]:
@@ -127,27 +146,32 @@ def _padded(values: Counts, size: int, fill: int) -> Counts:
     return np.concatenate([values, np.full(-len(values) % size, fill, values.dtype)])
 
 
-def piece_times(costs: Costs, cut: Cut, lead: int) -> Counts:
+def piece_times(costs: Reals, cut: Cut, lead: int) -> Counts:
     """Cycles of every (filter group, piece) on a cluster of its own.
 
     A chunk is broadcast when all units have done the one ``lead`` before it; a unit starts it when it has
     done its last one.
     """
-    length, chunks, units, groups, pieces = costs.shape
+    chunks, length, pieces, groups, units = costs.shape
     constant = length == pieces == 1 and cut.positions > 1
-    finish = np.zeros((units, groups * pieces), np.int64)
-    gates = [np.zeros(groups * pieces, np.int64) for _ in range(lead)]
-    ends = np.zeros((cut.length + 1, groups * pieces), np.int64)
-    flat = costs.reshape(length, chunks, units, groups * pieces)
+    finish = np.zeros((pieces, groups, units))
+    gates = [np.zeros((pieces, groups, 1)) for _ in range(lead)]
+    ends = np.zeros((cut.length + 1, pieces, groups))
     turn = 0
     for position in range(cut.length):
-        for cost in flat[0 if constant else position]:
-            np.maximum(finish, gates[turn], out=finish)
-            finish += cost
-            finish.max(axis=0, out=gates[turn])
+        for number in range(chunks):
+            gate = gates[turn]
+            np.maximum(finish, gate, out=finish)
+            finish += costs[number, 0 if constant else position]
+            np.maximum.reduce(finish, axis=2, out=gate, keepdims=True)
             turn = (turn + 1) % lead
-        ends[position + 1] = gates[turn - 1]
+        ends[position + 1] = gates[turn - 1][..., 0]
     if not constant:
-        return ends[-1].reshape(groups, pieces)
+        return ends[-1].T.astype(np.int64)
     lengths = [min(cut.length, cut.positions - n * cut.length) for n in range(cut.pieces)]
-    return ends[lengths].T
+    return ends[lengths, 0].T.astype(np.int64)
+
+
+def total(costs: Reals) -> int:
+    """Cycles of all units together; exact, as the sums over units are below 2^24."""
+    return int(costs.sum(axis=4).sum(dtype=np.float64))

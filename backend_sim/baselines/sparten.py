@@ -13,6 +13,7 @@ from escc.backend_sim.baselines.inner_join import (
     SHALLOW,
     cut_positions,
     piece_times,
+    total,
     unit_costs,
     window_chunks,
 )
@@ -85,7 +86,6 @@ class Sparten:
         read = w_bytes + (x_bytes if work.x_in_dram or not stays else 0)
         written = y_bytes if work.y_in_dram or not stays else 0
         wait = wait_for_dram(join.cycles, read + written, self.clock_mhz, self.dram_gbps)
-        total = join.cycles + wait
         outputs = math.prod(work.output_shape)
         taps = math.prod(work.weight.shape[1:])
         groups = ceil_div(work.weight.shape[0], self._filters(work))
@@ -97,7 +97,7 @@ class Sparten:
         mask_bits = min(self.chunk, work.weight.shape[1] if work.weight.shape[1] >= SHALLOW else taps)
         return LayerRun(
             name=work.name,
-            cycles=total,
+            cycles=join.cycles + wait,
             multipliers=self.multipliers,
             multiplications=formed,
             slots={
@@ -158,7 +158,7 @@ class Sparten:
             cycles += int(clusters.max())
             cluster_cycles += int(clusters.sum())
             repeats = positions if self.sides in ("weights", "dense") else 1
-            unit_cycles += int(costs.sum(dtype=np.int64)) * repeats
+            unit_cycles += total(costs) * repeats
         return Join(cycles, unit_cycles, cluster_cycles)
 
     def _pairs(self, filters: int) -> bool:
