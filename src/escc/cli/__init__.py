@@ -38,7 +38,11 @@ COMMANDS = {
         "escc.cli.compress:compress_command", "Retrain a network as bases and ternary coefficients."
     ),
     "sim": Command("escc.cli.sim:sim_command", "Run a program on the simulated machine."),
+    "compare": Command(
+        "escc.cli.compare:compare_command", "Networks on this machine and on others: time, energy, traffic."
+    ),
     "verify": Command("escc.cli.verify:verify_command", "Compare every level of a compilation with torch."),
+    "sweep": Command("escc.cli.sweep:sweep_command", "Search architecture and compression parameters."),
     "ops": Command("escc.cli.ops:ops_command", "Which operators of a model compile, and why not."),
     "count": Command("escc.cli.count:count_command", "Weights, operations and bytes of a model."),
     "opt": Command("escc.cli.opt:opt_command", "Run passes on a module in text form."),

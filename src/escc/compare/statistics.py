@@ -15,6 +15,7 @@ import difflib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from escc.errors import EsccError
 
@@ -90,6 +91,12 @@ class Statistics:
         )
 
 
+def even_statistics(density: float = 0.5) -> Statistics:
+    """One density for everything."""
+    stated = Stated(density, "the same for everything")
+    return Statistics(stated, stated, stated, stated)
+
+
 @dataclass(frozen=True)
 class Network:
     """A network of the comparison: ``zoo`` names its definition, ``shape`` is its image."""
@@ -98,7 +105,7 @@ class Network:
     title: str
     zoo: str
     statistics: Statistics
-    options: Mapping[str, object] = field(default_factory=dict[str, object])
+    options: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
 
 _PENNI = "[derived] from the {} of MACs that PENNI (ICML 2020) saves{}, 5 bases, no channel cut"

@@ -20,8 +20,8 @@ from escc.compare.statistics import (
     ACTIVATION_SPREAD,
     CHANNEL_SPREAD,
     SPECTRUM_DECAY,
-    Stated,
     Statistics,
+    even_statistics,
 )
 from escc.ir.activations import is_non_negative
 from escc.ir.base import LayerOp, map_shape, module_path, replace_op
@@ -186,7 +186,7 @@ class CodeWeights(Pass):
     requires: ClassVar[frozenset[str]] = frozenset({"fused"})
     establishes: ClassVar[frozenset[str]] = frozenset({"decomposed"})
 
-    statistics: Statistics = field(default_factory=lambda: Statistics(*[Stated(0.5, "")] * 4))
+    statistics: Statistics = field(default_factory=even_statistics)
 
     def run(self, module: Module, context: PassContext) -> None:
         """Rewrite the module."""
@@ -232,7 +232,7 @@ class SteerActivations(Pass):
     name: ClassVar[str] = "steer-activations"
     requires: ClassVar[frozenset[str]] = frozenset({"fused"})
 
-    statistics: Statistics = field(default_factory=lambda: Statistics(*[Stated(0.5, "")] * 4))
+    statistics: Statistics = field(default_factory=even_statistics)
     seed: int = 0
 
     def run(self, module: Module, context: PassContext) -> None:

@@ -1,0 +1,119 @@
+"""Figures of a comparison: bars in rows, as in the report of a run, alone in a file or in the page."""
+
+from __future__ import annotations
+
+from escc.backend_sim.report.style import STYLE
+from escc.backend_sim.report.svg import Panel, Series, row_chart
+from escc.backend_sim.report.text import duration, energy, escape
+from escc.compare.comparison import MEASURES, Comparison, Measure
+from escc.compare.machines import OURS
+from escc.compare.measure import GROUPS
+from escc.compare.text import figures_of, times
+
+COLOURS = ("c1", "c2", "c3", "c4", "c5", "c6", "c8")
+TITLES = {"latency": "times faster than", "energy": "times less energy than"}
+
+
+def rivals_shown(comparison: Comparison, basis: str) -> list[str]:
+    """Machines that are drawn: references would flatten all the others."""
+    return [name for name in comparison.rivals if comparison.kinds[name] != "reference"]
+
+
+def ratio_chart(comparison: Comparison, basis: str = "multipliers") -> str:
+    """How many times escc is better: a row for each network and machine, the geometric means last."""
+    rivals = rivals_shown(comparison, basis)
+    labels: list[str] = []
+    values: dict[Measure, list[float]] = {measure: [] for measure in MEASURES}
+    kinds: list[str] = []
+    for net in comparison.networks:
+        for name in rivals:
+            labels.append(f"{net.title}: {comparison.title(name)}")
+            kinds.append(name)
+            for measure in MEASURES:
+                values[measure].append(net.ratio(name, measure, basis) or 0.0)
+    for name in rivals:
+        labels.append(f"geometric mean: {comparison.title(name)}")
+        kinds.append(name)
+        for measure in MEASURES:
+            values[measure].append(comparison.mean(name, measure, basis))
+    panels = [
+        Panel(
+            f"escc is so many {TITLES[measure]}",
+            [
+                Series(
+                    comparison.title(name),
+                    COLOURS[place % len(COLOURS)],
+                    [x if kind == name else 0.0 for x, kind in zip(values[measure], kinds, strict=True)],
+                )
+                for place, name in enumerate(rivals)
+            ],
+            [f"{label}: {times(x)}" for label, x in zip(labels, values[measure], strict=True)],
+        )
+        for measure in MEASURES
+    ]
+    return row_chart("Speed-up and energy efficiency of escc over other machines", labels, panels)
+
+
+def ratio_legend(comparison: Comparison) -> list[tuple[str, str]]:
+    """Names and colours of :func:`ratio_chart`."""
+    rivals = rivals_shown(comparison, "")
+    return [(comparison.title(name), COLOURS[place % len(COLOURS)]) for place, name in enumerate(rivals)]
+
+
+def energy_legend() -> list[tuple[str, str]]:
+    """Names and colours of :func:`energy_chart`."""
+    return [(name, COLOURS[place]) for place, name in enumerate(GROUPS)]
+
+
+def energy_chart(comparison: Comparison, basis: str = "multipliers") -> str:
+    """Where energy and time go, relative to escc's: a row for each network and machine."""
+    shown = [OURS, *rivals_shown(comparison, basis)]
+    labels: list[str] = []
+    hints: list[str] = []
+    groups: dict[str, list[float]] = {name: [] for name in GROUPS}
+    waits: list[float] = []
+    works: list[float] = []
+    slow: list[str] = []
+    for net in comparison.networks:
+        ours = figures_of(net, basis)[0]
+        for item in figures_of(net, basis):
+            if item.machine not in shown:
+                continue
+            label = f"{net.title}: {comparison.title(item.machine)}"
+            labels.append(label)
+            parts = ", ".join(f"{k} {energy(v, comparison.table.unit)}" for k, v in item.energy.items())
+            hints.append(f"{label}: {parts}")
+            for name in GROUPS:
+                groups[name].append(item.energy[name] / ours.energy_total)
+            wait = sum(layer.wait_dram for layer in item.layers) / item.mhz
+            waits.append(wait / ours.latency_us)
+            works.append((item.latency_us - wait) / ours.latency_us)
+            slow.append(f"{label}: {duration(item.latency_us)}, of it {duration(wait)} for DRAM alone")
+    panels = [
+        Panel(
+            "energy, escc = 1",
+            [Series(name, COLOURS[place], groups[name]) for place, name in enumerate(GROUPS)],
+            hints,
+        ),
+        Panel("time, escc = 1", [Series("work", "c5", works), Series("waits for DRAM", "c7", waits)], slow),
+    ]
+    return row_chart("Energy and time by where they go, relative to escc", labels, panels)
+
+
+def standalone(svg: str, legend: list[tuple[str, str]]) -> str:
+    """A figure of the page as a file of its own: with the page's colours, a paper and a legend below."""
+    head, _, rest = svg.partition(">")
+    box = head.split('viewBox="', 1)[1].split('"', 1)[0].split()
+    width, height = float(box[2]), float(box[3])
+    marks = "".join(
+        f'<rect class="{colour}" x="{20 + 150 * place}" y="{height + 6:g}" width="10" height="10"/>'
+        f'<text x="{36 + 150 * place}" y="{height + 15:g}">{escape(name)}</text>'
+        for place, (name, colour) in enumerate(legend)
+    )
+    opening = (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:g} {height + 24:g}" '
+        f'width="{width:g}" height="{height + 24:g}" font-family="sans-serif"'
+        + head.split('"', 2)[2]
+        + f'><style>{STYLE}</style><rect width="100%" height="100%" style="fill:var(--paper)"/>'
+    )
+    return opening + rest.removesuffix("</svg>") + marks + "</svg>\n"
