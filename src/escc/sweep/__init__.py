@@ -1,0 +1,1 @@
+"""Design-space exploration: parameters of machine and compression against latency, energy, area, accuracy."""
