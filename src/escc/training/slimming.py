@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any, cast
 
@@ -26,6 +27,7 @@ def slim(
     context: TransformContext,
     *,
     keep: float = 0.5,
+    per: str = "channel",
     least: int = 8,
     images: int = 256,
     layers: str = "*",
@@ -39,7 +41,10 @@ def slim(
     Args:
         model: before activations are quantised; changed in place.
         context: gives calibration images.
-        keep: share of the channels that could go that stays.
+        keep: share of the channels that could go that stays; with ``per`` "operation", of their operations.
+        per: what importance is weighed against: "channel" (nothing), or "operation", the multiplications
+            that the channel's own convolution and the readers of it spend on it before anything is cut, so
+            that channels of large maps have to matter more.
         least: channels every layer keeps.
         images: how many calibration images.
         layers: shell pattern of the convolutions' module paths.
@@ -48,27 +53,24 @@ def slim(
         What :func:`escc.training.shrinking.shrink` returns, and ``slimmed``: the layers that lost channels.
 
     Raises:
-        EsccError: keep is no share, or no layer has channels of its own under ``layers``.
+        EsccError: keep is no share, ``per`` unknown, or no layer has channels of its own under ``layers``.
     """
     if not 0 < keep <= 1 or least < 1:
         raise EsccError(f"keep={keep} is no share above 0, or least={least} not positive", where="slim")
-    gated = {
-        path: after for path, after in _free_outputs(model).items() if fnmatchcase(path, layers)
-    }
+    if per not in ("channel", "operation"):
+        raise EsccError(f"per='{per}' is neither 'channel' nor 'operation'", where="slim")
+    free = free_outputs(model)
+    gated = {path: found.end for path, found in free.items() if fnmatchcase(path, layers)}
     if not gated:
-        close = difflib.get_close_matches(layers, list(_free_outputs(model)), n=1)
+        close = difflib.get_close_matches(layers, list(free), n=1)
         hint = f"did you mean '{close[0]}'?" if close else "channels tied by additions cannot go"
         raise EsccError(f"no layer '{layers}' has channels that could go", where="slim", hint=hint)
     importance = _importance(model, context, gated, images)
-    # the most important ones of each layer are beyond comparison
-    spared = {path: values.argsort(descending=True)[:least] for path, values in importance.items()}
-    ranked = torch.cat([values.index_fill(0, spared[path], torch.inf) for path, values in importance.items()])
-    count = round((1 - keep) * len(ranked))
-    threshold = float(ranked.kthvalue(count).values) if count else -1.0
+    cost = dict.fromkeys(gated, 1.0)
+    if per == "operation":
+        cost = operations(model, context, {path: free[path].readers for path in gated})
     slimmed = 0
-    for path, values in importance.items():
-        kept = values > threshold
-        kept[spared[path]] = True
+    for path, kept in choice(importance, cost, keep, least).items():
         if not bool(kept.all()):
             slimmed += 1
             layer: Any = model.get_submodule(path)
@@ -78,9 +80,65 @@ def slim(
     return {**shrink(model, context, rule="penni"), "slimmed": slimmed}
 
 
-def _free_outputs(model: fx.GraphModule) -> dict[str, str]:
-    """Convolutions whose channels only convolutions and linear layers read: path -> module to gate."""
-    found: dict[str, str] = {}
+def choice(
+    importance: dict[str, Tensor], cost: dict[str, float], keep: float, least: int
+) -> dict[str, Tensor]:
+    """Which channels stay, bool by convolution: the least important for their cost go first."""
+    values = torch.cat([found / cost[path] for path, found in importance.items()])
+    costs = torch.cat([torch.full_like(found, cost[path]) for path, found in importance.items()])
+    # the most important ones of each layer are beyond comparison
+    start = 0
+    for found in importance.values():
+        values[start + found.argsort(descending=True)[:least]] = torch.inf
+        start += len(found)
+    order = values.argsort(stable=True)
+    gone = costs[order].cumsum(0) <= (1 - keep) * costs.sum() * (1 + 1e-12)
+    kept = torch.ones(len(values), dtype=torch.bool)
+    kept[order[gone & values[order].isfinite()]] = False
+    return dict(zip(importance, kept.split([len(found) for found in importance.values()]), strict=True))
+
+
+def operations(
+    model: fx.GraphModule, context: TransformContext, readers: dict[str, tuple[str, ...]]
+) -> dict[str, float]:
+    """Multiplications per image that one channel of each convolution costs there and in its readers."""
+    total: dict[str, int] = {}
+
+    def count(path: str, weights: int, output: Tensor) -> None:
+        total[path] = weights * output.shape[2:].numel()
+
+    hooks: list[Any] = []
+    for path in {*readers, *(name for names in readers.values() for name in names)}:
+        layer: Any = model.get_submodule(path)
+        weights = (layer.weight() if isinstance(layer, DecomposedConv2d) else layer.weight).numel()
+        hooks.append(
+            layer.register_forward_hook(
+                lambda _module, _inputs, output, path=path, weights=weights: count(path, weights, output)
+            )
+        )
+    try:
+        model(torch.from_numpy(context.calibration(1)).to(context.device))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    channels = {path: cast("nn.Conv2d", model.get_submodule(path)).out_channels for path in readers}
+    return {
+        path: (total[path] + sum(total[name] for name in names)) / channels[path]
+        for path, names in readers.items()
+    }
+
+
+@dataclass(frozen=True)
+class Free:
+    """Where the channels of a convolution can be gated, and the layers that read them."""
+
+    end: str
+    readers: tuple[str, ...]
+
+
+def free_outputs(model: fx.GraphModule) -> dict[str, Free]:
+    """Convolutions whose channels only convolutions and linear layers read, by path."""
+    found: dict[str, Free] = {}
     for node in model.graph.find_nodes(op="call_module"):
         layer = model.get_submodule(str(node.target))
         if not isinstance(layer, nn.Conv2d | DecomposedConv2d) or layer.groups != 1:
@@ -90,27 +148,32 @@ def _free_outputs(model: fx.GraphModule) -> dict[str, str]:
             model.get_submodule(str(follower.target)), nn.BatchNorm2d
         )
         end = follower if normed else node
-        if _read_apart(model, end):
-            found[str(node.target)] = str(end.target)
+        readers = _readers(model, end)
+        if readers:
+            found[str(node.target)] = Free(str(end.target), tuple(readers))
     return found
 
 
-def _read_apart(model: fx.GraphModule, node: fx.Node) -> bool:
-    if not node.users:
-        return False
+def _readers(model: fx.GraphModule, node: fx.Node) -> list[str] | None:
+    """The layers that read the channels of ``node``; None where something ties or mixes them."""
+    found: list[str] = []
     for user in node.users:
         if user.op == "call_module":
             layer = model.get_submodule(str(user.target))
             if not isinstance(layer, nn.Conv2d | nn.Linear | DecomposedConv2d):
-                return False
+                return None
+            found.append(str(user.target))
         elif user.op == "call_function":
             name = str(user.target).removeprefix("aten.")
-            plain = any(name.startswith(known) for known in _PASSES_ON)
-            if not name.startswith("sym_size") and not (plain and _read_apart(model, user)):
-                return False
+            if name.startswith("sym_size"):
+                continue
+            beyond = _readers(model, user) if any(name.startswith(known) for known in _PASSES_ON) else None
+            if beyond is None:
+                return None
+            found += beyond
         else:
-            return False
-    return True
+            return None
+    return found
 
 
 def _importance(
