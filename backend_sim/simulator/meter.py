@@ -19,7 +19,8 @@ from escc.backend_sim.simulator.conv import ConvOperands
 from escc.backend_sim.simulator.conv_plan import ConvPlan
 from escc.backend_sim.simulator.execute import DmaPlan, Plan
 from escc.backend_sim.simulator.memory import Memory
-from escc.backend_sim.simulator.timing import ConvTiming, ConvWork, Engine, Ternary
+from escc.backend_sim.simulator.operands import Coefficients
+from escc.backend_sim.simulator.timing import ConvTiming, ConvWork, Engine
 from escc.backend_sim.simulator.vec_plan import VecPlan
 from escc.errors import EsccError
 from escc.isa.arch import Arch
@@ -53,14 +54,13 @@ class LayerCounts:
 
 @dataclass(frozen=True)
 class _Conv:
-    """A convolution that has run: what the counts need besides its timing."""
+    """A convolution that has run: what the counts need. ``timing`` gives the non-zero coefficients too."""
 
     plan: ConvPlan
-    timing: Callable[[], ConvTiming]
+    timing: Callable[[], tuple[ConvTiming, int]]
     combine: bool
     stream_bytes: int
     coefficients: int
-    coefficients_nonzero: int
     kernel_bytes: int
     activations: int
 
@@ -203,8 +203,7 @@ class Meter:
     def _conv(self, index: int, plan: ConvPlan, operands: ConvOperands, memory: Memory) -> None:
         work, x = conv_work(plan), memory.sram_view(plan.x)
         coefficients = operands.coefficients
-        ternary = None if coefficients is None else coefficients.bits
-        timing = self._timing(work, x, ternary)
+        timing = self._timing(work, x, coefficients)
         self._active[index] = nonzero_counts(x)
         # SRAM reads besides the input, which goes to the rings: for every item (group, band) its operands
         r = plan.registers
@@ -224,33 +223,40 @@ class Meter:
             timing,
             coefficients is not None,
             0 if coefficients is None else coefficients.stream_bytes,
-            0 if coefficients is None else coefficients.ternary.size,
-            0 if coefficients is None else coefficients.nonzeros,
+            0 if coefficients is None else coefficients.size,
             kernel_bytes,
             x[0].size,
         )
 
     def _timing(
-        self, work: ConvWork, x: npt.NDArray[np.uint8], ternary: Ternary | None
-    ) -> Callable[[], ConvTiming]:
-        """The timing of a convolution, when it is asked for."""
+        self, work: ConvWork, x: npt.NDArray[np.uint8], coefficients: Coefficients | None
+    ) -> Callable[[], tuple[ConvTiming, int]]:
+        """The timing of a convolution, when it is asked for, and its non-zero coefficients."""
+
+        def time(x: npt.NDArray[np.uint8]) -> tuple[ConvTiming, int]:
+            if coefficients is None:
+                return self.engine.conv_timing(self.arch, work, x), 0
+            return self.engine.conv_timing(self.arch, work, x, coefficients.bits), coefficients.nonzeros
+
         if self._background is None:
-            timing = self.engine.conv_timing(self.arch, work, x, ternary)
-            return lambda: timing
+            timed = time(x)
+            return lambda: timed
         # the SRAM will hold something else by then
         kept = x.copy()
-        return self._background.run(lambda: self.engine.conv_timing(self.arch, work, kept, ternary))
+        return self._background.run(lambda: time(kept))
 
     def _count_convs(self, sums: _Sums, failed: Callable[[int, EsccError], EsccError]) -> None:
         if not self._convs:
             return
         timings: list[list[Counts]] = []
+        nonzeros: list[int] = []
         for index, conv in self._convs.items():
             try:
-                timing = conv.timing()
+                timing, nonzero = conv.timing()
             except EsccError as error:
                 raise failed(index, error) from None
             timings.append([getattr(timing, name) for name in _FIGURES])
+            nonzeros.append(nonzero)
         index = list(self._convs)
         figures: dict[str, Counts] = dict(zip(_FIGURES, np.array(timings).swapaxes(0, 1), strict=True))
         self.durations[index] = figures["cycles"]
@@ -259,6 +265,7 @@ class Meter:
         for cause in MAC_CAUSES:
             sums.add("causes", f"mac_{cause}", index, figures[f"mac_{cause}"])
         self._sram_read[index] += figures["ring_bytes_written"]
+        sums.add("figures", "coefficients_nonzero", index, _column(nonzeros))
         convs = list(self._convs.values())
         self._conv_figures(sums, index, convs, figures)
         self._conv_array(sums, index, convs, figures)
@@ -276,8 +283,6 @@ class Meter:
         sums.add("figures", "activations", index, _column([conv.activations for conv in convs]))
         sums.add("figures", "activations_nonzero", index, self._active[index])
         sums.add("figures", "coefficients", index, _column([conv.coefficients for conv in convs]))
-        nonzero = _column([conv.coefficients_nonzero for conv in convs])
-        sums.add("figures", "coefficients_nonzero", index, nonzero)
 
     def _conv_array(
         self, sums: _Sums, index: list[int], convs: list[_Conv], figures: dict[str, Counts]

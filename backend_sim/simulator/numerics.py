@@ -23,6 +23,8 @@ Bytes = npt.NDArray[np.uint8]
 MAX_SHIFT = 62
 EXACT = 1 << 53
 """Float64 holds every integer up to here, hence every multiple of 2^-s up to 2^(53-s)."""
+LONG = 64
+"""Channels that are long enough for an inner loop."""
 
 
 def round_shift(value: Int64s, shift: Int64s | int) -> Int64s:
@@ -143,9 +145,10 @@ class Requantizer:
         if not self.float_is_exact(acc_size, bound):
             return self._apply_exact(acc, finish, residual, out)
         n, rows, cols, outs = acc.shape
-        t = workspace.array("requantize", (n, rows, cols * outs), np.float64)
-        factor, offset, offset_half = self._tiled(cols)
-        np.copyto(t, acc.reshape(n, rows, cols * outs))
+        inner = (cols, outs) if outs >= LONG else (cols * outs,)
+        t = workspace.array("requantize", (n, rows, *inner), np.float64)
+        factor, offset, offset_half = self._tiled(1 if outs >= LONG else cols)
+        np.copyto(t, acc.reshape(t.shape))
         np.multiply(t, factor, out=t)
         low, high = finish.limits
         if low >= 0 and residual is None:
@@ -183,12 +186,14 @@ class Requantizer:
         np.add(t, values, out=t)
 
     def _tiled(self, cols: int) -> tuple[npt.NDArray[np.float64], ...]:
-        """Factor, bias * factor and bias * factor + 0.5, once per position of a row: long inner loops."""
+        """Factor, bias * factor and bias * factor + 0.5, ``cols`` times each: long inner loops."""
         tiles = self._tiles.get(cols)
         if tiles is None:
             offset = self.bias.astype(np.float64) * self.factor
             half_up = np.add(offset, 0.5, dtype=np.float64)
-            tiles = (np.tile(self.factor, cols), np.tile(offset, cols), np.tile(half_up, cols))
+            tiles = (self.factor, offset, half_up)
+            if cols > 1:
+                tiles = tuple(np.tile(values, cols) for values in tiles)
             self._tiles[cols] = tiles
         return tiles
 

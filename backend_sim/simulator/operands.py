@@ -6,6 +6,7 @@ loop, a second tile or the next batch of images does not decode it again, and a 
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
@@ -18,25 +19,42 @@ import numpy.typing as npt
 
 from escc.backend_sim.simulator.memory import Bytes, Memory
 from escc.backend_sim.simulator.numerics import MAX_SHIFT, Int64s, Requantizer
-from escc.backend_sim.simulator.timing import Ternary
+from escc.backend_sim.simulator.timing import Codec, NumpyEngine, Ternary
 from escc.errors import EsccError
-from escc.isa.sparsemap import decode_row_streams
 
 Float32s = npt.NDArray[np.float32]
 
-Decoder = Callable[[Bytes, int, int, int, int], tuple[npt.NDArray[np.int8], int]]
-"""What `decode_row_streams` does: (bytes, outs, chans, bases, chunk) to coefficients and bytes used."""
-
 RECORD_BYTES = 9
 CACHE_BYTES = 256 << 20
+CUT_ROWS = 32
+"""Right-hand sides are cut at multiples of so many rows where float32 sums these exactly: looked at one by
+one,
+rows take longer than the product."""
 
 
 @dataclass(frozen=True)
 class Coefficients:
-    """Ternary coefficients ``ternary`` (outs, chans, bases) int8 and what the kernels derive from them."""
+    """A coefficient stream of ``shape`` (outs, chans, bases) and what is derived from it, when asked for."""
 
-    ternary: npt.NDArray[np.int8]
-    stream_bytes: int
+    data: Bytes
+    shape: tuple[int, int, int]
+    chunk: int
+    codec: Codec
+
+    @property
+    def stream_bytes(self) -> int:
+        """Bytes of the stream."""
+        return self.data.size
+
+    @property
+    def size(self) -> int:
+        """How many coefficients there are."""
+        return math.prod(self.shape)
+
+    @cached_property
+    def ternary(self) -> npt.NDArray[np.int8]:
+        """The coefficients, (outs, chans, bases)."""
+        return self.codec.decode(self.data, *self.shape, self.chunk)[0]
 
     @cached_property
     def planes(self) -> Float32s:
@@ -53,10 +71,9 @@ class Coefficients:
         key = kernels.values.tobytes()
         found = self._recomposed.get(key)
         if found is None:
-            outs, chans, bases = self.ternary.shape
-            values = self.ternary.reshape(outs * chans, bases).astype(np.float32)
-            weights = values @ kernels.values.reshape(bases).astype(np.float32)
-            found = self._recomposed[key] = Weights(weights.reshape(outs, chans).T)
+            flat = kernels.values.reshape(self.shape[2])
+            weights, sizes = self.codec.recompose(self.data, *self.shape, self.chunk, flat)
+            found = self._recomposed[key] = Weights(weights.T, int(sizes.max()))
         return found
 
     @cached_property
@@ -83,9 +100,13 @@ class Coefficients:
 
 @dataclass(frozen=True)
 class Weights:
-    """The right-hand side of a matrix product: ``matrix`` (R * S * C, K) float32, all integers."""
+    """The right-hand side of a matrix product: ``matrix`` (R * S * C, K) float32, all integers.
+
+    ``largest``: the largest sum of the sizes of a column, where it is known.
+    """
 
     matrix: Float32s
+    largest: int | None = None
 
     def parts(self, x_signed: bool) -> tuple[list[int], int]:
         """Where to cut the rows so that float32 sums each part exactly, and a bound of |sum|.
@@ -96,13 +117,20 @@ class Weights:
         if found is None:
             largest = 128 if x_signed else 255
             # float32 sums are exact below 2^24, and never fall below it again
-            total = float(np.abs(self.matrix).sum(axis=0).max())
-            if total * largest < 1 << 24:
-                found = [0, len(self.matrix)], int(total) * largest
+            rows = len(self.matrix)
+            starts = np.arange(0, rows, CUT_ROWS)
+            total, sizes = self.largest, None
+            if total is None or total * largest >= 1 << 24:
+                sizes = np.add.reduceat(np.abs(self.matrix), starts, axis=0)
+                total = int(sizes.sum(axis=0).max())
+            if sizes is None or total * largest < 1 << 24:
+                found = [0, rows], total * largest
             else:
-                sizes = np.abs(self.matrix).astype(np.int64) * largest
-                running = np.concatenate([np.zeros((1, sizes.shape[1]), np.int64), np.cumsum(sizes, axis=0)])
-                found = _cuts(running), int(running[-1].max())
+                if float(sizes.max()) * largest >= 1 << 24:
+                    starts, sizes = np.arange(rows), np.abs(self.matrix)
+                running = np.concatenate([np.zeros((1, sizes.shape[1])), np.cumsum(sizes, 0, np.float64)])
+                ends = [*starts.tolist(), rows]
+                found = [ends[i] for i in _cuts(running * largest)], int(running[-1].max()) * largest
             self._parts[x_signed] = found
         return found
 
@@ -140,7 +168,8 @@ class Kernels:
         return Weights(np.ascontiguousarray(matrix, dtype=np.float32))
 
 
-def _cuts(running: Int64s) -> list[int]:
+def _cuts(running: npt.NDArray[np.float64]) -> list[int]:
+    """Cut running sums (n, outs) into parts as long as fit float32."""
     cuts = [0]
     while cuts[-1] < len(running) - 1:
         fits = ((running - running[cuts[-1]]).max(axis=1) < 1 << 24).nonzero()[0]
@@ -157,9 +186,9 @@ class Divisors(NamedTuple):
 class OperandCache:
     """Decoded operands of one program, shared by all batches and threads; least recently used goes first."""
 
-    def __init__(self, limit: int = CACHE_BYTES, decode: Decoder = decode_row_streams) -> None:
+    def __init__(self, limit: int = CACHE_BYTES, codec: Codec | None = None) -> None:
         self._limit = limit
-        self._decode = decode
+        self._codec = codec or NumpyEngine()
         self._held = 0
         self._entries: OrderedDict[Hashable, tuple[Any, int]] = OrderedDict()
         self._stream_sizes: dict[tuple[int, int, int, int], int] = {}
@@ -179,17 +208,13 @@ class OperandCache:
         if origin is not None:
             size = self._stream_sizes.get((origin[0], *shape))
         if size is None or origin is None or size > origin[1]:
-            # Only decoding tells how long the streams are.
-            decoded, size = self._decode(memory.tail(address), outs, chans, bases, chunk)
+            # Only the streams themselves tell how long they are.
+            size = self._codec.stream_bytes(memory.tail(address), outs, chans * bases)
             if origin is not None and size <= origin[1]:
                 self._stream_sizes[(origin[0], *shape)] = size
-            key, _ = memory.operand(address, size)
-            return self._get(("coefficients", shape, key), lambda: Coefficients(decoded, size), 6)
         key, data = memory.operand(address, size)
         return self._get(
-            ("coefficients", shape, key),
-            lambda: Coefficients(*self._decode(data, outs, chans, bases, chunk)),
-            6,
+            ("coefficients", shape, key), lambda: Coefficients(data, shape, chunk, self._codec), 6
         )
 
     def kernels(self, memory: Memory, address: int, shape: tuple[int, ...]) -> Kernels:
@@ -259,7 +284,7 @@ class OperandCache:
 
 def _array_bytes(value: Any) -> int:
     if isinstance(value, Coefficients):
-        return value.ternary.nbytes
+        return value.size
     if isinstance(value, Kernels):
         return value.values.nbytes
     return 4096

@@ -127,7 +127,7 @@ class _Runner:
         self.count = len(inputs[0])
         self.steps, self.words = _expanded(program)
         check_tokens(self.steps, lambda step: place(program, step))
-        self.cache = OperandCache(decode=engine.decode)
+        self.cache = OperandCache(codec=engine)
         self.outputs = [np.zeros((self.count, *m.torch_shape), m.dtype) for m in program.outputs]
         own = program.arch.sram_bytes + max(program.dram_bytes - len(program.data_array), 0)
         self.batch = max(1, min(BATCH_IMAGES, BATCH_BYTES // own))

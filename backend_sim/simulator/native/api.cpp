@@ -87,25 +87,29 @@ struct BitReader {
     }
 };
 
-}  // namespace
+// The rows of a stream one after the other: where the signs of one begin, and how many bytes it has.
+struct RowReader {
+    const uint8_t *data;
+    int64_t size, length;
+    int64_t offset = 0, signs = 0;
+    BitReader row = {};
 
-// The row streams at the start of `data` to ternary (outs, chans, bases), which is all zeros, and the bytes
-// used. Anything but STATUS_OK: they are no such streams.
-ESCC_PUBLIC int escc_decode_streams(
-    const uint8_t *data, int64_t size, int64_t outs, int64_t chans, int64_t bases, int64_t chunk, int8_t *ternary,
-    int64_t *used) {
-    if (outs < 1 || chans < 1 || bases < 1 || chunk < 1) return STATUS_BAD_PARAMETER;
-    const int64_t length = chans * bases;
-    int64_t offset = 0;
-    for (int64_t k = 0; k < outs; k++, ternary += length) {
-        if (offset > size) return STATUS_BAD_PARAMETER;
-        const BitReader row = {data + offset, size - offset};
-        int64_t signs = length;
+    // The next row; false: there is none, or bits behind its end are set.
+    bool next() {
+        if (offset > size) return false;
+        row = {data + offset, size - offset};
+        signs = 0;
         for (int64_t at = 0; at < length; at += 32)
             signs += __builtin_popcountll(row.bits(at, length - at < 32 ? length - at : 32));
-        const int64_t bytes = up(signs, 8);
-        if (bytes > row.size || (signs & 7 && row.data[bytes - 1] >> (signs & 7))) return STATUS_BAD_PARAMETER;
+        const int64_t bits = length + signs, bytes = up(bits, 8);
+        if (bytes > row.size || (bits & 7 && row.data[bytes - 1] >> (bits & 7))) return false;
         offset += bytes;
+        return true;
+    }
+
+    // Calls visit(channel, basis, negative) for every coefficient of the row.
+    template <class Visit>
+    void coefficients(int64_t chans, int64_t bases, int64_t chunk, Visit visit) const {
         int64_t at = 0, sign = length;
         for (int64_t first = 0; first < chans; first += chunk) {
             const int64_t count = first + chunk < chans ? chunk : chans - first;
@@ -117,12 +121,57 @@ ESCC_PUBLIC int escc_decode_streams(
                     if (!mask) continue;
                     uint64_t negative = row.bits(sign, 32);
                     sign += __builtin_popcountll(mask);
-                    for (int8_t *to = ternary + (first + c) * bases + m; mask; mask &= mask - 1, negative >>= 1)
-                        to[__builtin_ctzll(mask) * bases] = (int8_t)(1 - 2 * (int)(negative & 1));
+                    for (; mask; mask &= mask - 1, negative >>= 1)
+                        visit(first + c + __builtin_ctzll(mask), m, (int)(negative & 1));
                 }
         }
     }
-    *used = offset;
+};
+
+}  // namespace
+
+// Bytes of the row streams at the start of `data`, `length` mask bits each; -1: they are no such streams.
+ESCC_PUBLIC int64_t escc_stream_bytes(const uint8_t *data, int64_t size, int64_t outs, int64_t length) {
+    if (outs < 1 || length < 1) return -1;
+    RowReader rows = {data, size, length};
+    for (int64_t k = 0; k < outs; k++)
+        if (!rows.next()) return -1;
+    return rows.offset;
+}
+
+// The row streams at the start of `data` to ternary (outs, chans, bases), which is all zeros, and the bytes
+// used. Anything but STATUS_OK: they are no such streams.
+ESCC_PUBLIC int escc_decode_streams(
+    const uint8_t *data, int64_t size, int64_t outs, int64_t chans, int64_t bases, int64_t chunk, int8_t *ternary,
+    int64_t *used) {
+    if (outs < 1 || chans < 1 || bases < 1 || chunk < 1) return STATUS_BAD_PARAMETER;
+    RowReader rows = {data, size, chans * bases};
+    for (int64_t k = 0; k < outs; k++, ternary += rows.length) {
+        if (!rows.next()) return STATUS_BAD_PARAMETER;
+        rows.coefficients(chans, bases, chunk, [&](int64_t c, int64_t m, int negative) {
+            ternary[c * bases + m] = (int8_t)(1 - 2 * negative);
+        });
+    }
+    *used = rows.offset;
+    return STATUS_OK;
+}
+
+// The row streams times kernels of one tap, int8 (bases): weights (outs, chans), which are all zeros, and the
+// sum of their sizes for each output. Exact: a weight is a sum of at most 2^16 numbers of 8 bits.
+ESCC_PUBLIC int escc_recompose_streams(
+    const uint8_t *data, int64_t size, int64_t outs, int64_t chans, int64_t bases, int64_t chunk,
+    const int8_t *kernels, float *weights, int64_t *sizes) {
+    if (outs < 1 || chans < 1 || bases < 1 || bases > 1 << 16 || chunk < 1) return STATUS_BAD_PARAMETER;
+    RowReader rows = {data, size, chans * bases};
+    for (int64_t k = 0; k < outs; k++, weights += chans) {
+        if (!rows.next()) return STATUS_BAD_PARAMETER;
+        rows.coefficients(chans, bases, chunk, [&](int64_t c, int64_t m, int negative) {
+            weights[c] += (float)(kernels[m] * (1 - 2 * negative));
+        });
+        int64_t sum = 0;
+        for (int64_t c = 0; c < chans; c++) sum += (int64_t)(weights[c] < 0 ? -weights[c] : weights[c]);
+        sizes[k] = sum;
+    }
     return STATUS_OK;
 }
 

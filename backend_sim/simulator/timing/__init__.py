@@ -3,7 +3,17 @@
 from __future__ import annotations
 
 from escc.backend_sim.simulator.timing.conv_timing import conv_timing
-from escc.backend_sim.simulator.timing.engines import Engine, make_engine
+from escc.backend_sim.simulator.timing.engines import Codec, Engine, NumpyEngine, make_engine
 from escc.backend_sim.simulator.timing.work import ConvTiming, ConvWork, Ternary, TimingArch
 
-__all__ = ["ConvTiming", "ConvWork", "Engine", "Ternary", "TimingArch", "conv_timing", "make_engine"]
+__all__ = [
+    "Codec",
+    "ConvTiming",
+    "ConvWork",
+    "Engine",
+    "NumpyEngine",
+    "Ternary",
+    "TimingArch",
+    "conv_timing",
+    "make_engine",
+]

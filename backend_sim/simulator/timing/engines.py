@@ -11,13 +11,54 @@ from escc.backend_sim.simulator.timing.conv_timing import conv_timing
 from escc.backend_sim.simulator.timing.native import MissingLibraryError, NativeEngine
 from escc.backend_sim.simulator.timing.work import ConvTiming, ConvWork, Ternary, TimingArch
 from escc.errors import EsccError
-from escc.isa.sparsemap import decode_row_streams
+from escc.isa.sparsemap import decode_row_streams, row_offsets
 
 ENGINES = ("auto", "native", "numpy")
 
 
-class Engine(Protocol):
-    """Times convolutions and decodes coefficients; all engines give the same."""
+class Codec(Protocol):
+    """Reads coefficient streams; all give the same."""
+
+    def stream_bytes(self, buffer: npt.NDArray[np.uint8], outs: int, length: int) -> int:
+        """Bytes of the row streams at the start of a buffer: the last of `escc.isa.sparsemap.row_offsets`.
+
+        Raises:
+            EsccError: see there.
+        """
+        ...
+
+    def decode(
+        self, buffer: npt.NDArray[np.uint8], outs: int, chans: int, bases: int, chunk: int
+    ) -> tuple[npt.NDArray[np.int8], int]:
+        """`escc.isa.sparsemap.decode_row_streams`.
+
+        Raises:
+            EsccError: see there.
+        """
+        ...
+
+    def recompose(
+        self,
+        buffer: npt.NDArray[np.uint8],
+        outs: int,
+        chans: int,
+        bases: int,
+        chunk: int,
+        kernels: npt.NDArray[np.int8],
+    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
+        """Weights that coefficients stand for with ``kernels`` (bases,) of one tap.
+
+        Returns:
+            (outs, chans), integers, and the sum of their sizes for each output.
+
+        Raises:
+            EsccError: see `decode`.
+        """
+        ...
+
+
+class Engine(Codec, Protocol):
+    """Times convolutions and reads coefficients; all engines give the same."""
 
     @property
     def name(self) -> str:
@@ -32,16 +73,6 @@ class Engine(Protocol):
         ternary: Ternary | None = None,
     ) -> ConvTiming:
         """`conv_timing` of ``x`` (N, rows, width, chans), non-zero where an activation is.
-
-        Raises:
-            EsccError: see there.
-        """
-        ...
-
-    def decode(
-        self, buffer: npt.NDArray[np.uint8], outs: int, chans: int, bases: int, chunk: int
-    ) -> tuple[npt.NDArray[np.int8], int]:
-        """`escc.isa.sparsemap.decode_row_streams`.
 
         Raises:
             EsccError: see there.
@@ -67,8 +98,27 @@ class NumpyEngine:
     def decode(
         self, buffer: npt.NDArray[np.uint8], outs: int, chans: int, bases: int, chunk: int
     ) -> tuple[npt.NDArray[np.int8], int]:
-        """See `Engine`."""
+        """See `Codec`."""
         return decode_row_streams(buffer, outs, chans, bases, chunk)
+
+    def stream_bytes(self, buffer: npt.NDArray[np.uint8], outs: int, length: int) -> int:
+        """See `Codec`."""
+        return row_offsets(buffer, outs, length)[-1]
+
+    def recompose(
+        self,
+        buffer: npt.NDArray[np.uint8],
+        outs: int,
+        chans: int,
+        bases: int,
+        chunk: int,
+        kernels: npt.NDArray[np.int8],
+    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
+        """See `Codec`."""
+        ternary, _ = decode_row_streams(buffer, outs, chans, bases, chunk)
+        flat = ternary.reshape(outs * chans, bases).astype(np.float32)
+        weights = (flat @ kernels.astype(np.float32)).reshape(outs, chans)
+        return weights, np.abs(weights).sum(axis=1, dtype=np.float64).astype(np.int64)
 
 
 def make_engine(name: str = "auto") -> Engine:

@@ -20,7 +20,7 @@ from escc.backend_sim.simulator.timing.conv_timing import check_shapes
 from escc.backend_sim.simulator.timing.geometry import plan
 from escc.backend_sim.simulator.timing.work import ConvTiming, ConvWork, Ternary, TimingArch
 from escc.errors import EsccError
-from escc.isa.sparsemap import decode_row_streams
+from escc.isa.sparsemap import decode_row_streams, row_offsets
 
 LIBRARY = Path(native.__file__).with_name("kernel.so")
 FORMS = {"combine": 0, "dense": 1, "depthwise": 2}
@@ -81,11 +81,11 @@ def library() -> ctypes.CDLL:
             *[ctypes.c_void_p] * 2,
         ]
         loaded.escc_timeline.restype = ctypes.c_int64
-        loaded.escc_decode_streams.argtypes = [
-            ctypes.c_void_p,
-            *[ctypes.c_int64] * 5,
-            *[ctypes.c_void_p] * 2,
-        ]
+        loaded.escc_stream_bytes.argtypes = [ctypes.c_void_p, *[ctypes.c_int64] * 3]
+        loaded.escc_stream_bytes.restype = ctypes.c_int64
+        stream = [ctypes.c_void_p, *[ctypes.c_int64] * 5]
+        loaded.escc_decode_streams.argtypes = [*stream, *[ctypes.c_void_p] * 2]
+        loaded.escc_recompose_streams.argtypes = [*stream, *[ctypes.c_void_p] * 3]
         parameters, figures = _names(loaded.escc_fields()), _names(loaded.escc_figures())
     except (OSError, AttributeError) as error:
         raise MissingLibraryError(f"{LIBRARY.name} cannot be loaded: {error}") from None
@@ -255,6 +255,54 @@ class NativeEngine:
         if status:
             return decode_row_streams(data, outs, chans, bases, chunk)
         return ternary, int(used[0])
+
+    def stream_bytes(self, buffer: npt.NDArray[np.uint8], outs: int, length: int) -> int:
+        """Bytes of the row streams at the start of a buffer: the last of `row_offsets`.
+
+        Raises:
+            EsccError: see there.
+        """
+        data = np.ascontiguousarray(buffer)
+        size = library().escc_stream_bytes(_address(data), data.size, outs, length)
+        # the definition finds the words for what is wrong
+        return size if size >= 0 else row_offsets(data, outs, length)[-1]
+
+    def recompose(
+        self,
+        buffer: npt.NDArray[np.uint8],
+        outs: int,
+        chans: int,
+        bases: int,
+        chunk: int,
+        kernels: npt.NDArray[np.int8],
+    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
+        """See `escc.backend_sim.simulator.timing.engines.Codec`.
+
+        Raises:
+            EsccError: see `decode`.
+        """
+        data, taps = np.ascontiguousarray(buffer), np.ascontiguousarray(kernels, np.int8)
+        if taps.shape != (bases,):
+            raise AssertionError(f"{bases} bases, but kernels of shape {taps.shape}")
+        # the definition finds the words for sizes that cannot be
+        if min(outs, chans, bases, chunk) < 1 or outs * ((chans * bases + 7) // 8) > data.size:
+            decode_row_streams(data, outs, chans, bases, chunk)
+        weights, sizes = np.zeros((outs, chans), np.float32), np.empty(outs, np.int64)
+        status = library().escc_recompose_streams(
+            _address(data),
+            data.size,
+            outs,
+            chans,
+            bases,
+            chunk,
+            _address(taps),
+            _address(weights),
+            _address(sizes),
+        )
+        if status:
+            decode_row_streams(data, outs, chans, bases, chunk)
+        raise_status(status, None)
+        return weights, sizes
 
 
 def raise_status(status: int, work: ConvWork | None) -> None:

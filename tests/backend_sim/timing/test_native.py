@@ -14,7 +14,7 @@ from escc.backend_sim.simulator.timing import ConvWork, Engine, Ternary, conv_ti
 from escc.backend_sim.simulator.timing.engines import NumpyEngine
 from escc.errors import EsccError
 from escc.isa.arch import Arch
-from escc.isa.sparsemap import decode_row_streams, encode_row_streams
+from escc.isa.sparsemap import encode_row_streams
 
 needs_library = pytest.mark.skipif(not native_is_there(), reason="no compiler, hence no native engine")
 ENGINES = native_engines()
@@ -175,6 +175,12 @@ def test_streams_are_decoded_alike(seed: int) -> None:
         decoded, used = engine.decode(data, outs, chans, bases, chunk)
         np.testing.assert_array_equal(decoded, values)
         assert used == stream.size
+        assert engine.stream_bytes(data, outs, chans * bases) == stream.size
+    kernels = generator.integers(-128, 128, bases, np.int8)
+    for codec in (engine, NumpyEngine()):
+        weights, sizes = codec.recompose(stream, outs, chans, bases, chunk, kernels)
+        np.testing.assert_array_equal(weights, values @ kernels.astype(np.int64))
+        np.testing.assert_array_equal(sizes, np.abs(weights).sum(axis=1))
     # whatever else is there: the same answer, or the same words
     for _ in range(5):
         data = (
@@ -183,10 +189,12 @@ def test_streams_are_decoded_alike(seed: int) -> None:
         if data.size:
             data[generator.integers(0, data.size)] ^= np.uint8(1 << generator.integers(0, 8))
         answers: list[object] = []
-        for decode in (decode_row_streams, engine.decode):
+        for codec in (NumpyEngine(), engine):
             try:
-                decoded, used = decode(data, outs, chans, bases, chunk)
-                answers.append((decoded.tolist(), used))
+                decoded, used = codec.decode(data, outs, chans, bases, chunk)
+                weights, _ = codec.recompose(data, outs, chans, bases, chunk, kernels)
+                assert codec.stream_bytes(data, outs, chans * bases) == used
+                answers.append((decoded.tolist(), weights.tolist(), used))
             except EsccError as error:
                 answers.append(str(error))
         assert answers[0] == answers[1]
