@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
@@ -44,6 +45,9 @@ def scales_from(module: Module) -> str | None:
 
 METHODS = ("mse", "percentile", "max")
 _SAMPLES = 2**18
+_NOISE = 2**20
+"""Values of noise that stand in for images: more of it says no more about ranges."""
+_LEAST_NOISE = 4
 _LARGEST_GAIN = 4.0
 
 
@@ -133,7 +137,8 @@ class Calibrate(Pass):
         if context.calibration is not None:
             return calibration_batches(module, context.calibration, self.images, self.name)
         random = np.random.default_rng(self.seed)
-        count = min(image_limit(module, self.images), 64)
+        values = max(math.prod(port.torch_shape) for port in module.input_ports)
+        count = min(image_limit(module, self.images), 64, max(_LEAST_NOISE, _NOISE // values))
         return [
             batched(random.standard_normal((count, *port.torch_shape)).astype(np.float32))
             for port in module.input_ports

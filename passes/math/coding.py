@@ -95,6 +95,52 @@ def encode(beta: Array, gram: Array, penalty: Array) -> Codes:
     return codes
 
 
+def encode_single(values: Array, bases: Array, penalty: Array) -> Codes:
+    """:func:`encode` for kernels of one weight, many times faster: a code is then the line c B of slope, less
+    its price, over the weight, and the best codes are the upper envelope of the lines.
+
+    Args:
+        values: (K, C) weights, those of output channel k in units of its scale.
+        bases: (d,) the bases' only taps.
+        penalty: (K,) cost mu of a non-zero for each output channel, in the same units squared.
+
+    Returns:
+        int8 (K, C, d).
+    """
+    table = codewords(len(bases))
+    sums = table @ np.asarray(bases, dtype=np.float64)
+    # of codes of one sum the sparsest comes first, and is the best
+    slopes, lines = np.unique(np.abs(sums), return_index=True)
+    signed = np.concatenate([table[lines] * np.where(sums[lines] < 0, -1, 1)[:, None]] * 2).astype(np.int8)
+    signed[len(lines) :] *= -1
+    price = 0.5 * slopes**2 + np.multiply.outer(np.asarray(penalty), (table[lines] != 0).sum(axis=1))
+    begin, end = _envelope(slopes, price)
+    begin[begin >= end] = np.inf
+    order = np.argsort(begin, axis=1, kind="stable")
+    begin = np.take_along_axis(begin, order, axis=1).astype(values.dtype)
+    size = np.abs(values)
+    # the lines of an output in the order in which they are best, counted up to the one that is
+    place = np.zeros(values.shape, dtype=np.int64)
+    for start in begin[:, 1 : np.isfinite(begin).sum(axis=1).max()].T:
+        place += size >= start[:, None]
+    found = np.take_along_axis(order, place, axis=1) + len(lines) * (values < 0)
+    return signed[found]
+
+
+def _envelope(slopes: Float, price: Float) -> tuple[Float, Float]:
+    """Where each line slope * x - price is the highest, for x >= 0: (from, to), both (K, lines).
+
+    ``slopes`` (lines,) rise, ``price`` is (K, lines); one that is nowhere the highest ends before it begins.
+    """
+    begin, end = np.zeros(price.shape), np.full(price.shape, np.inf)
+    for line in range(len(slopes)):
+        # steeper lines overtake this one where the prices' difference is made up for
+        crossing = (price[:, line + 1 :] - price[:, line, None]) / (slopes[line + 1 :] - slopes[line])
+        end[:, line] = crossing.min(axis=1, initial=np.inf)
+        np.maximum(begin[:, line + 1 :], crossing, out=begin[:, line + 1 :])
+    return begin, end
+
+
 def _best(scores: NDArray[np.float32]) -> NDArray[np.intp]:
     """Index of the largest of scores (blocks, rows, width) for each row, counted over all blocks."""
     inside = scores.argmax(axis=2)

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from escc.passes.math.basis import kernel_rows, principal_kernels, reconstruct, relative_error, svd_decompose
-from escc.passes.math.coding import descend, encode
+from escc.passes.math.coding import descend, encode, encode_single
 from escc.passes.math.thresholds import residual_planes, ternarize
 
 Array = NDArray[Any]
@@ -86,7 +86,12 @@ class _Fit:
         beta = (self.rows @ self.bases.T) / self.scale[:, None, None]
         gram, mu = self.bases @ self.bases.T, 0.5 * self.penalty / self.scale**2
         before, old = self.objective(), (self.codes, self.used, self.match, self.nonzeros)
-        self.set_codes(encode(beta, gram, mu) if exact else descend(beta, gram, mu, self.codes, sweeps=2))
+        if not exact:
+            self.set_codes(descend(beta, gram, mu, self.codes, sweeps=2))
+        elif self.bases.shape[1] == 1:
+            self.set_codes(encode_single(self.rows[..., 0] / self.scale[:, None], self.bases[:, 0], mu))
+        else:
+            self.set_codes(encode(beta, gram, mu))
         if self.objective() < before:
             return True
         self.codes, self.used, self.match, self.nonzeros = old

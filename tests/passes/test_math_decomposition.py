@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from escc.passes.math import coding
 from escc.passes.math.basis import principal_kernels, reconstruct, relative_error, svd_decompose
-from escc.passes.math.coding import codewords, descend, encode
+from escc.passes.math.coding import code_costs, codewords, descend, encode, encode_single
 from escc.passes.math.ternary import (
     Decomposition,
     fit_ternary,
@@ -274,3 +274,17 @@ def test_scale_is_the_least_squares_one() -> None:
         assert best < squared_error(
             weight, Decomposition(fit.bases, fit.coefficients, scale * np.float32(factor))
         )
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 6), st.integers(1, 5), st.integers(1, 40), st.integers(0, 2**32 - 1))
+def test_codes_of_single_weights_are_the_best(bases: int, outputs: int, inputs: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    # sums of small integers meet often, and so do the lines
+    taps = rng.integers(-3, 4, bases).astype(np.float64) if seed % 2 else rng.standard_normal(bases)
+    values = 2 * rng.standard_normal((outputs, inputs))
+    penalty = rng.random(outputs) * rng.choice([0.0, 0.01, 0.3])
+    codes = encode_single(values, taps, penalty)
+    beta, gram = values[..., None] * taps, np.outer(taps, taps)
+    best = code_costs(beta, gram, penalty, encode(beta, gram, penalty))
+    np.testing.assert_allclose(code_costs(beta, gram, penalty, codes), best, atol=1e-5)
