@@ -50,7 +50,7 @@ def render(result: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def replace_section(path: Path, text: str) -> None:
+def replace_section(path: Path, text: str, marks: tuple[str, str] = (BEGIN, END)) -> None:
     """Write ``text`` between the marks of a page.
 
     Raises:
@@ -60,11 +60,12 @@ def replace_section(path: Path, text: str) -> None:
         page = path.read_text(encoding="utf-8")
     except OSError as error:
         raise EsccError(f"cannot read: {error.strerror}", where=str(path)) from None
-    before, begin, rest = page.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end or BEGIN in after or END in before + after:
-        raise EsccError("has no place for the figures", where=str(path), hint=f"mark it: {BEGIN} ... {END}")
-    atomic_write(path, f"{before}{BEGIN}\n\n{text}\n\n{END}{after}".encode())
+    first, last = marks
+    before, begin, rest = page.partition(first)
+    _, end, after = rest.partition(last)
+    if not begin or not end or first in after or last in before + after:
+        raise EsccError("has no place for the figures", where=str(path), hint=f"mark it: {first} ... {last}")
+    atomic_write(path, f"{before}{first}\n\n{text}\n\n{last}{after}".encode())
 
 
 def _usages(row: Mapping[str, Any]) -> list[Mapping[str, Any]]:

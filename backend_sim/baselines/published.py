@@ -30,12 +30,12 @@ class Layer:
     padding: int = 0
     groups: int = 1
 
-    def work(self, seed: int, *, dense: bool = False) -> ConvWork:
-        """The layer with values drawn independently at its densities; ``dense``: without zeros."""
+    def work(self, seed: int, density: float | None = None) -> ConvWork:
+        """The layer with values drawn independently at its densities, or all at ``density``."""
         rng = np.random.default_rng(seed)
         shape = (self.outs, self.chans // self.groups, self.kernel, self.kernel)
-        x = rng.random((self.chans, self.side, self.side), dtype=np.float32) < (1 if dense else self.inputs)
-        weight = rng.random(shape, dtype=np.float32) < (1 if dense else self.weights)
+        x = rng.random((self.chans, self.side, self.side), dtype=np.float32) < (density or self.inputs)
+        weight = rng.random(shape, dtype=np.float32) < (density or self.weights)
         work = ConvWork(
             self.name,
             x.astype(np.uint8),
@@ -44,7 +44,7 @@ class Layer:
             (self.padding, self.padding, self.padding, self.padding),
             groups=self.groups,
         )
-        outputs = int(np.prod(work.output_shape) * (1 if dense else self.outputs))
+        outputs = int(np.prod(work.output_shape) * (density or self.outputs))
         return replace(work, output_nonzeros=outputs)
 
 
@@ -133,4 +133,5 @@ EYERISS_ALEXNET = tuple(
 
 SCNN_SPEEDUP = {"AlexNet": 2.37, "VGG-16": 3.52, "GoogLeNet 3a, 5b": 2.19}
 SCNN_DENSE_SPEED = 0.79
+SCNN_BREAK_EVEN = 0.85
 SPARTEN_SPEEDUP = {"dense": 4.7, "one-sided": 1.8, "SCNN": 3.0}

@@ -22,6 +22,9 @@ REGISTER_KIB = 4.0
 """Storage inside a processing element up to this size costs register bits, as do the partial sums of a row of
 escc's own machine (1,024 of 32 bits); anything larger is an SRAM of its own size."""
 
+DRAM_ROW_BYTES = 2048
+"""Bytes of a DRAM row, as on escc's own machine; weights and maps are streams: a row is opened once."""
+
 _COSTS = {event.name: event for event in EVENTS}
 
 
@@ -171,7 +174,9 @@ class LayerRun:
         def add(name: str, amount: float) -> None:
             found[name] = found.get(name, 0.0) + amount
 
-        add("dram", 8 * (self.dram_read_bytes + self.dram_write_bytes) * table.costs["dram_bit"].value)
+        for moved in (self.dram_read_bytes, self.dram_write_bytes):
+            add("dram", 8 * moved * table.costs["dram_bit"].value)
+            add("dram", -(-moved // DRAM_ROW_BYTES) * table.costs["dram_activate"].value)
         for name, count in self.events.items():
             add(name, count * table.costs[_COSTS[name].cost].value)
         leakage_uw = 0.0
