@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from escc.backend_sim.report.style import STYLE
 from escc.backend_sim.report.svg import Panel, Series, row_chart
 from escc.backend_sim.report.text import duration, energy, escape
@@ -100,8 +102,21 @@ def energy_chart(comparison: Comparison, basis: str = "multipliers") -> str:
     return row_chart("Energy and time by where they go, relative to escc", labels, panels)
 
 
+def colours() -> dict[str, str]:
+    """The light colours of the page by variable: viewers of files know no variables and no dark mode."""
+    return dict(re.findall(r"--(\w+):(#\w+)", STYLE.partition("@media")[0]))
+
+
 def standalone(svg: str, legend: list[tuple[str, str]]) -> str:
     """A figure of the page as a file of its own: with the page's colours, a paper and a legend below."""
+    known = colours()
+    style = (
+        f"text{{fill:{known['ink']};font-size:11px}}text.l{{text-anchor:end}}.t{{font-weight:600}}"
+        f"text.k{{text-anchor:middle;fill:{known['soft']};font-size:10px}}"
+        f"text.n{{font-size:9px;fill:{known['soft']}}}"
+        f".g{{stroke:{known['line']};fill:none;stroke-width:.7}}.h{{fill:none}}"
+        + "".join(f".{name}{{fill:{colour}}}" for name, colour in known.items() if name[1:].isdigit())
+    )
     head, _, rest = svg.partition(">")
     box = head.split('viewBox="', 1)[1].split('"', 1)[0].split()
     width, height = float(box[2]), float(box[3])
@@ -114,6 +129,6 @@ def standalone(svg: str, legend: list[tuple[str, str]]) -> str:
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:g} {height + 24:g}" '
         f'width="{width:g}" height="{height + 24:g}" font-family="sans-serif"'
         + head.split('"', 2)[2]
-        + f'><style>{STYLE}</style><rect width="100%" height="100%" style="fill:var(--paper)"/>'
+        + f'><style>{style}</style><rect width="100%" height="100%" fill="{known["paper"]}"/>'
     )
     return opening + rest.removesuffix("</svg>") + marks + "</svg>\n"

@@ -19,7 +19,7 @@ from escc.compare.measure import (
     scaled_table,
 )
 from escc.compare.statistics import Network, Statistics
-from escc.compare.workload import Workload, synthetic_workload
+from escc.compare.workload import Workload, drawn_module, synthetic_workload
 from escc.isa.arch import Arch
 from escc.progress import Progress, silent
 
@@ -120,6 +120,7 @@ class _Cache:
     def __init__(self, network: Network, arch: Arch, seed: int, engine: str, progress: Progress) -> None:
         self.network, self.arch, self.seed = network, arch, seed
         self.engine, self.progress = engine, progress
+        self.drawn = drawn_module(network, seed)
         self.workloads: dict[tuple[Statistics, str], Workload] = {}
         self.simulations: dict[tuple[Statistics, Arch], SimResult] = {}
         self.runs: dict[tuple[Statistics, Machine], list[LayerRun]] = {}
@@ -132,7 +133,12 @@ class _Cache:
             base = (self.network.statistics, self.arch.geometry_hash)
             self.workloads = {name: value for name, value in self.workloads.items() if name == base}
             self.workloads[key] = synthetic_workload(
-                self.network, arch=arch, seed=self.seed, statistics=statistics, progress=self.progress
+                self.network,
+                arch=arch,
+                seed=self.seed,
+                statistics=statistics,
+                drawn=self.drawn,
+                progress=self.progress,
             )
         return self.workloads[key]
 

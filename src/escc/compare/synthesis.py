@@ -132,14 +132,15 @@ def kernel_codes(weight: Weight, bases: Float, density: float) -> tuple[NDArray[
 def plane_codes(weight: Weight, density: float, planes: int) -> tuple[NDArray[np.int8], Weight]:
     """Balanced ternary digits (K, C, planes) of a pruned 1 x 1 weight, largest plane first, and scales (K,).
 
-    Weights beyond three deviations of their channel are clipped; what pruning kept stays non-zero.
+    Weights beyond three deviations of their channel (fewer planes: so many) are clipped; what pruning kept
+    stays non-zero.
     """
     flat = weight[:, :, 0, 0]
     kept = prune(flat, density)
     most = (3**planes - 1) // 2
     used = np.where(kept, flat, 0.0)
     deviation = np.sqrt((used**2).sum(axis=1) / np.maximum(kept.sum(axis=1), 1))
-    step = np.where(deviation > 0, 3 * deviation / most, 1.0)
+    step = np.where(deviation > 0, min(3, planes) * deviation / most, 1.0)
     integers = np.clip(np.rint(used / step[:, None]), -most, most)
     integers = np.where(kept & (integers == 0), np.where(flat < 0, -1, 1), integers)
     digits = balanced_ternary(integers.astype(np.int64), planes)[:, :, ::-1]

@@ -32,7 +32,7 @@ from escc.ir.base import LayerOp, map_shape, module_path
 from escc.ir.escalate import QuantizedConv2d
 from escc.ir.module import Module
 from escc.ir.nn import ConvolutionLike
-from escc.ir.passes import AfterPass, Pass, make_pass
+from escc.ir.passes import Pass, PassContext, make_pass, run_pipeline
 from escc.isa.arch import Arch
 from escc.isa.program import Program
 from escc.passes.calibrate import Calibrate
@@ -127,6 +127,7 @@ def synthetic_workload(
     arch: Arch | None = None,
     seed: int = 0,
     statistics: Statistics | None = None,
+    drawn: Module | None = None,
     progress: Progress = silent,
 ) -> Workload:
     """Draw a network with its stated statistics and compile it.
@@ -136,14 +137,12 @@ def synthetic_workload(
         arch: escc's machine; the default one if None.
         seed: of weights, biases and the image.
         statistics: others than the network's own.
+        drawn: what :func:`drawn_module` gives for the network and the seed, where it is at hand.
     """
     stated = statistics or network.statistics
-    module = skeleton_module(network)
+    module = (drawn or drawn_module(network, seed)).clone()
     images = natural_images(tuple(module.input_ports[0].torch_shape), 1, seed)
     passes: list[Pass] = [
-        make_pass("fold-batch-norm"),
-        make_pass("fuse-requantize"),
-        DrawWeights(seed),
         CodeWeights(stated),
         SteerActivations(stated, seed),
         Calibrate(correct_statistics=False),
@@ -152,7 +151,7 @@ def synthetic_workload(
     ]
     origin = f"synthetic: weights, activations and image drawn from seed {seed}"
     built = _Builder(module, images, stated.weights.value, progress)
-    return built.build(network.name, network.title, origin, stated, passes, arch, "draw-weights")
+    return built.build(network.name, network.title, origin, stated, passes, arch)
 
 
 def trained_workload(
@@ -177,7 +176,7 @@ def trained_workload(
         raise EsccError("there are no images to run", where=name)
     chosen = replace(options or CompileOptions(), shrink=False)
     built = _Builder(module, images, weight_density, progress)
-    return built.build(name, name, origin, None, default_pipeline(chosen), arch, "fuse-requantize")
+    return built.build(name, name, origin, None, default_pipeline(chosen), arch)
 
 
 def skeleton_module(network: Network) -> Module:
@@ -203,13 +202,21 @@ def skeleton_module(network: Network) -> Module:
     return import_model(model, input_shape=zoo.default_shape(network.zoo))
 
 
+def drawn_module(network: Network, seed: int) -> Module:
+    """The network with drawn weights, fused, before any of its layers is coded."""
+    module = skeleton_module(network)
+    passes = [make_pass("fold-batch-norm"), make_pass("fuse-requantize"), DrawWeights(seed)]
+    run_pipeline(module, passes, PassContext())
+    return module
+
+
 class _Builder:
     """Runs the pipeline and picks up what the other machines need on the way."""
 
     def __init__(self, module: Module, images: Images, weight_density: float, progress: Progress) -> None:
         self.module, self.images, self.progress = module, images, progress
         self.weight_density = weight_density
-        self.weights: list[NDArray[np.float32]] = []
+        self.weights = _float_weights(module) if "fused" in module.facts else []
         self.quantized: Module | None = None
 
     def build(
@@ -220,7 +227,6 @@ class _Builder:
         statistics: Statistics | None,
         passes: Sequence[Pass],
         arch: Arch | None,
-        weights_after: str,
     ) -> Workload:
         """Compile, evaluate, collect."""
 
@@ -232,7 +238,7 @@ class _Builder:
             arch=arch,
             calibration=self.images,
             passes=passes,
-            after=[self._watch(weights_after)],
+            after=[self._watch],
             progress=told,
         )
         assert done.program is not None
@@ -257,18 +263,12 @@ class _Builder:
             tuple(outputs),
         )
 
-    def _watch(self, weights_after: str) -> AfterPass:
-        def watch(_index: int, item: Pass, module: Module, _changed: bool) -> None:
-            if item.name == weights_after:
-                self.weights = [
-                    dense_weight(module, op).astype(np.float32)
-                    for op in module.layers
-                    if isinstance(op, ConvolutionLike)
-                ]
-            elif item.name == "quantize-hybrid":
-                self.quantized = module.clone()
-
-        return watch
+    def _watch(self, _index: int, item: Pass, module: Module, _changed: bool) -> None:
+        """Keep the weights once the layers are final (drawn ones are from the start), and the integers."""
+        if item.name == "fuse-requantize":
+            self.weights = _float_weights(module)
+        elif item.name == "quantize-hybrid":
+            self.quantized = module.clone()
 
     def _layers(self, layers: list[LayerOp], maps: dict[int, NDArray[Any]]) -> list[Layer]:
         assert self.quantized is not None
@@ -312,6 +312,13 @@ class _Builder:
         height, width, channels = map_shape(value)
         integers = quantize_input(self.images[0], kind.scale_value, kind.signed)
         return {value: integers.reshape(channels, height, width)}
+
+
+def _float_weights(module: Module) -> list[NDArray[np.float32]]:
+    """(K, C/groups, R, S) of every convolution in order."""
+    return [
+        dense_weight(module, op).astype(np.float32) for op in module.layers if isinstance(op, ConvolutionLike)
+    ]
 
 
 def _integers(op: LayerOp) -> type[np.int8] | type[np.uint8]:
