@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -42,15 +42,14 @@ class Tiles:
 class Steps:
     """Exact counts of the steps of a layer.
 
-    ``slowest``: sum over barriers of the steps of the slowest element, which the others wait for.
-    ``all``: steps of all elements. ``products``: non-zero products, those outside the map included.
-    ``groups``: groups of output channels, of all passes.
+    ``times``: of each group of output channels, (groups of the convolution, groups, passes), steps of the
+    slowest element, which the others wait for. ``all``: steps of all elements. ``products``: non-zero
+    products, those outside the map included.
     """
 
-    slowest: int
+    times: Counts
     all: int
     products: int
-    groups: int
 
 
 @dataclass(frozen=True)
@@ -62,7 +61,9 @@ class Scnn:
     time; False: every step takes as many cycles as products fall into one bank. That is counted on
     ``samples`` evenly spread (channel, group, element) of a layer and applied to all, None: on every one,
     exactly. ``barrier``: elements wait for each other after every "group" of output channels, or after every
-    "channel" of the input. ``sums``: partial sums of an element.
+    "channel" of the input. ``halo_overlapped``: the sums beyond a tile are handed over while the next
+    group is computed, the accumulators being double buffered; False: after every group.
+    ``sums``: partial sums of an element.
     ``ram_kib``: of the input RAM, and of the output RAM, of an element; a map that does not fit is cut
     into passes and goes through DRAM. ``spread``: elements without a tile take output channels of those
     with one (not in the paper; dense layers always do).
@@ -73,6 +74,7 @@ class Scnn:
     columns: int = 8
     weights: int = 4
     activations: int = 4
+    halo_overlapped: bool = True
     sums: int = 1024
     ram_kib: float = 10.0
     fifo_entries: int = 200
@@ -113,9 +115,14 @@ class Scnn:
             work, self.weights, self.activations, tiles.rows, tiles.columns, tiles.held, tiles.sets
         )
         steps = self._steps(vectors, tiles)
-        extra, extra_all, share = self._conflicts(vectors, tiles, steps)
-        halo = self._halo(work, tiles) * steps.groups
-        compute = steps.slowest + extra + halo
+        times, extra_all, share = self._conflicts(vectors, tiles, steps)
+        exchange = self.halo(work, tiles)
+        computed = round(float(times.sum()))
+        if self.halo_overlapped:
+            halo = round(float(np.maximum(times, exchange).sum())) - computed
+        else:
+            halo = exchange * times.size
+        compute = computed + halo
         value = (self.word_bits + INDEX_BITS) / 8
         passes = tiles.down * tiles.across
         weight_bytes = int(run_length_entries(work.weight_mask, INDEX_BITS) * value)
@@ -209,16 +216,20 @@ class Scnn:
         tile = -(-vectors.tile_counts // self.activations)
         products = vectors.weight_counts.sum(axis=(1, 2)) * vectors.tile_counts.sum(axis=(1, 2))
         return Steps(
-            slowest=slowest(self, _taken(weight, tile, self._barriers(vectors)), tiles),
+            times=self._times(vectors, _taken(weight, tile, self._barriers(vectors)), tiles),
             all=int((weight.sum(axis=(1, 2)) * tile.sum(axis=(1, 2))).sum()),
             products=int(products.sum()),
-            groups=vectors.work.groups * weight.shape[2] * tiles.down * tiles.across,
         )
 
-    def _conflicts(self, vectors: Vectors, tiles: Tiles, steps: Steps) -> tuple[int, int, float]:
-        """Cycles lost to banks on the slowest elements and on all, and the share of steps looked at."""
+    def _times(self, vectors: Vectors, taken: Counts, tiles: Tiles) -> Counts:
+        """`Steps.times` from what `_taken` gives: the slowest element up to each barrier, summed up."""
+        worst = by_pass(self, taken.max(axis=1), tiles).max(axis=-1)
+        return worst.reshape(vectors.work.groups, -1, *worst.shape[1:]).sum(axis=1)
+
+    def _conflicts(self, vectors: Vectors, tiles: Tiles, steps: Steps) -> tuple[npt.NDArray[Any], int, float]:
+        """`Steps.times` with conflicts, cycles lost on all elements, and the share of steps looked at."""
         if steps.all == 0:
-            return 0, 0, 1.0
+            return steps.times, 0, 1.0
         weight = -(-vectors.weight_counts // self.weights)
         tile = -(-vectors.tile_counts // self.activations)
         places = vectors.pairs()
@@ -229,8 +240,8 @@ class Scnn:
                 cost[place] = extra_cycles(vectors, place, self.banks, self.banks_queued)
             units = self._barriers(vectors)
             joined = cost.reshape(units, -1, *cost.shape[1:]).sum(axis=1)
-            worst = slowest(self, _taken(weight, tile, units) + joined, tiles)
-            return worst - steps.slowest, int(cost.sum()), 1.0
+            times = self._times(vectors, _taken(weight, tile, units) + joined, tiles)
+            return times, int(cost.sum()), 1.0
         extra = seen = 0
         for number in range(self.samples):
             # a stride by the golden ratio never falls into step with channels, groups or elements
@@ -239,13 +250,13 @@ class Scnn:
             seen += int(weight[channel, part, group] @ tile[channel, down, across])
             extra += extra_cycles(vectors, place, self.banks, self.banks_queued)
         ratio = extra / max(1, seen)
-        return round(steps.slowest * ratio), round(steps.all * ratio), seen / steps.all
+        return steps.times * (1 + ratio), round(steps.all * ratio), seen / steps.all
 
     def _barriers(self, vectors: Vectors) -> int:
         """Parts of the input channels after each of which elements wait for each other."""
         return vectors.work.groups if self.barrier == "group" else vectors.work.x.shape[0]
 
-    def _halo(self, work: ConvWork, tiles: Tiles) -> int:
+    def halo(self, work: ConvWork, tiles: Tiles) -> int:
         """Cycles to hand the largest block of sums beyond a tile to a neighbour."""
         if max(work.weight.shape[2:]) == 1:
             return 0
@@ -287,11 +298,6 @@ def _taken(weight: Counts, tile: Counts, units: int) -> Counts:
         units, each * phases, -1
     ).astype(np.float64)
     return product.astype(np.int64).reshape(units, sets, groups, down, across)
-
-
-def slowest(machine: Scnn, taken: Counts, tiles: Tiles) -> int:
-    """Sum over barriers, groups and passes of the slowest element; ``taken`` as `_taken` gives it."""
-    return int(by_pass(machine, taken.max(axis=1), tiles).max(axis=-1).sum())
 
 
 def by_pass(machine: Scnn, taken: Counts, tiles: Tiles) -> Counts:

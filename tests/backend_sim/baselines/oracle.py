@@ -44,7 +44,8 @@ def split(values: Sequence[int], size: int) -> list[Sequence[int]]:
 
 
 def scnn(machine: Scnn, work: ConvWork, tiles: Tiles) -> Counter[str]:
-    """Cycles, steps, products and those inside the map; without halos."""
+    """Cycles, steps, products and those inside the map."""
+    halo = machine.halo(work, tiles)
     found: Counter[str] = Counter()
     outs, chans = work.weight.shape[0] // work.groups, work.weight.shape[1]
     _, height, width = work.x.shape
@@ -68,7 +69,8 @@ def scnn(machine: Scnn, work: ConvWork, tiles: Tiles) -> Counter[str]:
                     barriers.setdefault(c, []).append(cost)
             if machine.barrier == "group":
                 barriers.setdefault(0, []).append(total)
-        found["cycles"] += sum(max(costs) for costs in barriers.values())
+        time = sum(max(costs) for costs in barriers.values())
+        found["cycles"] += max(time, halo) if machine.halo_overlapped else time + halo
     return found
 
 
