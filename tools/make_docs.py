@@ -4,6 +4,7 @@ A block stands between ``<!-- begin KIND ARGUMENT -->`` and ``<!-- end -->``:
 
     file PATH       the file, verbatim, as a code block
     help COMMAND    what ``escc COMMAND --help`` prints
+    area checks     the area model's rules on published machines
 
 ``python tools/make_docs.py`` writes, ``--check`` only names what is out of date and exits 1.
 """
@@ -16,6 +17,7 @@ from pathlib import Path
 
 import click
 
+from escc.backend_sim.area import calibration
 from escc.cli import root
 from escc.isa import reference_page
 from escc.reference_pages import render_ir, render_passes
@@ -59,6 +61,8 @@ def block(kind: str, argument: str) -> str:
     if kind == "file":
         path = ROOT / argument
         return f"```{LANGUAGES[path.suffix]}\n{path.read_text(encoding='utf-8').rstrip()}\n```\n"
+    if (kind, argument) == ("area", "checks"):
+        return "\n" + "\n".join(calibration.text()) + "\n\n"
     raise ValueError(f"docs name an unknown kind of block: {kind}")
 
 

@@ -101,6 +101,7 @@ class Recording:
         _execute(program, images[:1], result.timed.steps, watch, self.engine)
         self.convs, self.instructions = watch.convs, watch.instructions
         self._columns = _Columns(self.convs)
+        self._sums = max((partial_sums(conv.registers) for conv in self.convs), default=0)
         self._vec = np.array(watch.vecs, np.int64).reshape(-1, 3)
         self._dma = [
             (index, int(result.timed.moved[index, 0]), activates) for index, activates in watch.transfers
@@ -136,10 +137,9 @@ class Recording:
             if getattr(arch, name) != getattr(self.arch, name):
                 known, asked = getattr(self.arch, name), getattr(arch, name)
                 raise EsccError(f"the program was compiled for {name} {known}, not {asked}")
-        needed = max((partial_sums(conv.registers) for conv in self.convs), default=0)
-        if needed > arch.psum_entries:
+        if self._sums > arch.psum_entries:
             raise EsccError(
-                f"needs {needed} partial sums in a row of the array, which holds {arch.psum_entries}"
+                f"needs {self._sums} partial sums in a row of the array, which holds {arch.psum_entries}"
             )
 
     def measure(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 from collections.abc import Mapping
@@ -48,7 +49,7 @@ class Journal:
         identity: of what is measured; a journal of something else is refused.
 
     Raises:
-        EsccError: the file is no journal, or one of other networks, or cannot be written.
+        EsccError: the file is no journal, or one of other networks, or in use, or cannot be written.
     """
 
     def __init__(self, path: Path, identity: str) -> None:
@@ -56,14 +57,18 @@ class Journal:
         self.entries: dict[tuple[str, str], Entry] = {}
         self._number = -1
         try:
-            length = self._read(identity) if path.exists() else 0
             self._number = os.open(path, os.O_WRONLY | os.O_CREAT, 0o666)
+            self._lock()
+            length = self._read(identity)
             os.ftruncate(self._number, length)
             os.lseek(self._number, 0, os.SEEK_END)
             if not length:
                 self._append({"format": FORMAT, "version": VERSION, "identity": identity})
         except OSError as error:
             raise EsccError(f"cannot write: {error.strerror}", where=str(path)) from None
+        except EsccError:
+            os.close(self._number)
+            raise
 
     def __enter__(self) -> Journal:
         return self
@@ -87,6 +92,13 @@ class Journal:
             }
         )
         self.entries[entry.key] = entry
+
+    def _lock(self) -> None:
+        """Two sweeps must not write one journal; the lock goes with the process, however it ends."""
+        try:
+            fcntl.flock(self._number, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise EsccError("another sweep is at work in this folder", where=str(self.path)) from None
 
     def _append(self, content: Mapping[str, Any]) -> None:
         os.write(self._number, (json.dumps(content) + "\n").encode())

@@ -23,6 +23,7 @@ from escc.backend_sim.lowering.cost import CostModel
 from escc.backend_sim.lowering.operators import extract_layers
 from escc.backend_sim.simulator import EnergyTable, simulate
 from escc.backend_sim.simulator.retime import PROGRAM, Recording
+from escc.backend_sim.simulator.timing.reuse import CONCENTRATION
 from escc.errors import EsccError
 from escc.ir.module import Module
 from escc.ir.passes import PassContext, make_pass, run_pipeline
@@ -32,9 +33,6 @@ from escc.sweep.workloads import Prepared, WorkloadSpec, load_prepared
 
 Fidelity = Literal["fast", "full"]
 Figures = dict[str, float]
-KEPT = 3
-"""Networks, and recordings of them, that a process keeps."""
-
 PJ_PER_UJ = 1e6
 
 
@@ -58,25 +56,27 @@ class Family:
         program = lower(scheduled, arch)
         self.recordings = [Recording(program, image[None]) for image in prepared.images]
 
-    def bands(self, arch: Arch) -> list[int]:
-        """Into how many bands the compiler cuts each convolution of the program for ``arch``."""
-        models: dict[int, CostModel] = {}
-        found: list[int] = []
+        # the compiler chooses bands for a full tile of a layer, and for one of fewer channels
+        self._cuts: list[tuple[tuple[int, int, int], int]] = []
         for conv in self.recordings[0].convs:
             assignment: Assignment = self.assignments[conv.layer]
-            model = models.get(conv.layer)
-            if model is None:
-                model = models[conv.layer] = CostModel(assignment.layer, arch)
             r = conv.registers
             whole = len(assignment.layer.parts) > 1 or r.outs == assignment.outs
-            rows = assignment.rows if whole else r.y_rows
-            found.append(min(model.tile(rows, assignment.outs if whole else r.outs).bands, r.y_rows))
-        return found
+            tile = (assignment.rows, assignment.outs) if whole else (r.y_rows, r.outs)
+            self._cuts.append(((conv.layer, *tile), r.y_rows))
+        self._tiles = sorted({key for key, _ in self._cuts})
 
-    def measure(self, arch: Arch) -> tuple[float, float]:
+    def bands(self, arch: Arch) -> list[int]:
+        """Into how many bands the compiler cuts each convolution of the program for ``arch``."""
+        models = {layer: CostModel(self.assignments[layer].layer, arch) for layer, _, _ in self._tiles}
+        chosen = {key: models[key[0]].tile(*key[1:]).bands for key in self._tiles}
+        return [min(chosen[key], rows) for key, rows in self._cuts]
+
+    def measure(self, arch: Arch, table: EnergyTable | None = None) -> tuple[float, float]:
         """Cycles and energy in picojoules on ``arch``, means over the images."""
         bands = self.bands(arch)
-        points = [recording.measure(arch, bands=bands) for recording in self.recordings]
+        energies = table or EnergyTable.load()
+        points = [recording.measure(arch, energies, bands) for recording in self.recordings]
         cycles = float(np.mean([point.cycles for point in points]))
         return cycles, float(np.mean([point.energy_total for point in points]))
 
@@ -99,6 +99,8 @@ class Measurer:
     def __init__(self, space: Space, work: Path) -> None:
         self.space, self.work = space, work
         self.table = EnergyTable.load()
+        # of every workload the network and the recording used last
+        self._kept = len(space.workloads)
         self._networks: OrderedDict[tuple[Any, ...], Prepared] = OrderedDict()
         self._families: OrderedDict[tuple[Any, ...], Family] = OrderedDict()
 
@@ -128,14 +130,14 @@ class Measurer:
         if fidelity == "full":
             cycles, energy = full_measure(self._network(spec, options), arch)
         else:
-            cycles, energy = self._family(spec, options, arch).measure(arch)
+            cycles, energy = self._family(spec, options, arch).measure(arch, self.table)
         return {"cycles": cycles, "latency_us": cycles / arch.mhz, "energy_uj": energy / PJ_PER_UJ}
 
     def _network(self, spec: WorkloadSpec, options: Mapping[str, Any]) -> Prepared:
         key = (spec.name, *sorted(options.items()))
         if key not in self._networks:
             self._networks[key] = load_prepared(spec, options, self.work)
-            _trim(self._networks)
+            _trim(self._networks, self._kept)
         self._networks.move_to_end(key)
         return self._networks[key]
 
@@ -145,28 +147,27 @@ class Measurer:
         if key not in self._families:
             # an array too small for the base program's partial sums is refused by the recording
             self._families[key] = Family(self._network(spec, options), self.space.base.replace(**held))
-            _trim(self._families)
+            _trim(self._families, self._kept)
         self._families.move_to_end(key)
         return self._families[key]
 
 
-def _trim(kept: OrderedDict[tuple[Any, ...], Any]) -> None:
-    while len(kept) > KEPT:
+def _trim(kept: OrderedDict[tuple[Any, ...], Any], most: int) -> None:
+    while len(kept) > most:
         kept.popitem(last=False)
 
 
-def family_key(space: Space, point: Point) -> tuple[Any, ...]:
-    """What fast points must share to share a recording and its concentration."""
-    from escc.backend_sim.simulator.timing.reuse import CONCENTRATION
-
+def family_key(space: Space, point: Point) -> tuple[str, ...]:
+    """What fast points must share to share a recording."""
     arch = space.arch(point)
-    held = tuple(str(getattr(arch, name)) for name in (*PROGRAM, *CONCENTRATION))
-    return (*(f"{k}={v}" for k, v in sorted(space.compile_options(point).items())), *held)
+    options = (f"{name}={value}" for name, value in sorted(space.compile_options(point).items()))
+    return (*options, *(str(getattr(arch, name)) for name in PROGRAM))
 
 
 def order_key(space: Space, point: Point) -> tuple[Any, ...]:
-    """Points sorted by it are measured with the least repetition."""
-    return (family_key(space, point), space.arch(point).rows)
+    """Points sorted by it repeat least: recordings, then concentration, then the order of rows."""
+    arch = space.arch(point)
+    return family_key(space, point), [str(getattr(arch, name)) for name in CONCENTRATION], arch.rows
 
 
 def static_figures(space: Space, point: Point) -> Figures:
@@ -180,7 +181,7 @@ def combined(results: Mapping[str, Figures]) -> Figures:
     found: Figures = {}
     for name in ("cycles", "latency_us", "energy_uj"):
         values = [figures[name] for figures in results.values()]
-        found[name] = float(np.exp(np.mean(np.log(values))))
+        found[name] = values[0] if len(values) == 1 else float(np.exp(np.mean(np.log(values))))
     accuracies = [figures["accuracy"] for figures in results.values() if "accuracy" in figures]
     if accuracies:
         found["accuracy"] = float(np.mean(accuracies))

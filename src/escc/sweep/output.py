@@ -22,13 +22,10 @@ def table(outcome: Outcome) -> Iterator[str]:
     space = outcome.space
     names = [axis.name for axis in space.axes]
     columns = [column for column in OBJECTIVES.values() if _known(outcome.front, column)]
-    heads = [*(name.partition(".")[2] for name in names), "blocks", *columns, "full / fast"]
-    short = {name: head for name, head in zip(names, heads, strict=False)}
-    if len(set(short.values())) != len(short):
-        heads[: len(names)] = names
+    short = [name.partition(".")[2] for name in names]
     shows_blocks = "array.blocks" not in names
-    if not shows_blocks:
-        heads.remove("blocks")
+    heads = [*(short if len(set(short)) == len(short) else names), *["blocks"] * shows_blocks]
+    heads += [*columns, "full / fast"]
     yield "| " + " | ".join(heads) + " |"
     yield "|" + "---|" * len(heads)
     for entry, full in zip(outcome.front, outcome.confirmed, strict=True):

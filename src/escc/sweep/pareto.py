@@ -52,8 +52,8 @@ def crowding(values: Values, rank: Sequence[int]) -> list[float]:
         for column in values[members].T:
             order = members[np.argsort(column, kind="stable")]
             line = np.sort(column, kind="stable")
-            span = line[-1] - line[0]
             found[order[[0, -1]]] = np.inf
+            span = line[-1] - line[0] if np.isfinite(line).all() else 0.0
             if span > 0:
                 found[order[1:-1]] += (line[2:] - line[:-2]) / span
     return found.tolist()

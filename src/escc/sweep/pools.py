@@ -87,6 +87,11 @@ class LocalProcesses:
                         raise EsccError(f"a worker died {TRIES} times", hint="is there enough memory?")
                 waiting = lost + waiting
 
+    def processes(self) -> list[int]:
+        """The ids of the processes there are."""
+        executor: Any = self._executor
+        return [] if executor is None else list(executor._processes or ())
+
     def _pool(self) -> ProcessPoolExecutor:
         if self._executor is None:
             # a fork would inherit the threads' locks; what a worker imports it imports once
@@ -133,7 +138,7 @@ class DaskCluster:
             numbers[future.key] = number
             return future
 
-        pending: Any = as_completed([submit(number) for number in tries])
+        pending: Any = as_completed([submit(number) for number in tries], loop=self._client.loop)
         for future in pending:
             number = numbers.pop(future.key)
             try:
