@@ -12,7 +12,7 @@ from torch import nn
 from escc.compare.machines import RIVALS, find_rivals
 from escc.compare.measure import run_ours
 from escc.compare.workload import FIRST_LAYER_FACTOR, Workload, synthetic_workload, trained_workload
-from escc.driver import import_model
+from escc.driver import CompileOptions, import_model
 from escc.errors import EsccError
 from escc.frontend import zoo
 from escc.ir.module import Module
@@ -106,7 +106,8 @@ def test_a_trained_network_keeps_its_weights_and_channels() -> None:
     model = zoo.settle(zoo.build("resnet8"), (3, 32, 32))
     module = import_model(model, input_shape=(3, 32, 32))
     images = np.random.default_rng(0).standard_normal((4, 3, 32, 32)).astype(np.float32)
-    found = trained_workload(module, "mine", images, weight_density=0.5)
+    options = CompileOptions(bases=3, refine=False)
+    found = trained_workload(module, "mine", images, weight_density=0.5, options=options)
     assert not found.synthetic
     assert found.statistics is None
     assert [layer.dense.weight.shape[0] for layer in found.layers[:3]] == [16, 16, 16]

@@ -20,12 +20,14 @@ from escc.files import atomic_write
 if TYPE_CHECKING:
     from escc.compare.comparison import Comparison
     from escc.compare.workload import Workload
+    from escc.driver import CompileOptions
     from escc.isa.arch import Arch
     from escc.progress import Progress
 
 DEMO = "demo"
 """The shipped ResNet-20, trained."""
 PRUNED = 0.3
+DEMO_IMAGES = 64
 
 
 def parse_names(_ctx: click.Context, _parameter: click.Parameter, value: str | None) -> list[str] | None:
@@ -56,7 +58,15 @@ class Given:
     factory: str | None
     bases: int
     penalty: float
+    refine: bool
     weight_density: float
+
+    @property
+    def options(self) -> CompileOptions:
+        """How escc compiles them."""
+        from escc.driver import CompileOptions
+
+        return CompileOptions(bases=self.bases, penalty=self.penalty, refine=self.refine)
 
 
 @click.command("compare")
@@ -79,6 +89,9 @@ class Given:
     default=0.01,
     show_default=True,
     help="Price of one of its coefficients.",
+)
+@click.option(
+    "--refine/--no-refine", default=True, show_default=True, help="Recode it for the inputs its layers see."
 )
 @click.option(
     "--weight-density",
@@ -192,16 +205,16 @@ def _maker(name: str, given: Given, arch: Arch, seed: int, progress: Progress) -
 def _demo(given: Given, arch: Arch, progress: Progress) -> Workload:
     from escc.compare.workload import trained_workload
     from escc.demo.assets import INPUT_SHAPE, load_data, load_network
-    from escc.driver import CompileOptions, import_model
+    from escc.driver import import_model
 
     module = import_model(load_network(), input_shape=INPUT_SHAPE)
     return trained_workload(
         module,
         "ResNet-20, 28 x 28",
-        load_data().calibration,
+        load_data().calibration[:DEMO_IMAGES],
         weight_density=given.weight_density,
         arch=arch,
-        options=CompileOptions(bases=given.bases, penalty=given.penalty),
+        options=given.options,
         origin=f"the shipped network, trained on Fashion-MNIST, its first calibration image; {_forms(given)}",
         progress=progress,
     )
@@ -218,7 +231,7 @@ def _model(path: str, given: Given, arch: Arch, seed: int, progress: Progress) -
     from escc.cli.images import calibration_images
     from escc.compare.synthesis import natural_images
     from escc.compare.workload import trained_workload
-    from escc.driver import CompileOptions, import_model
+    from escc.driver import import_model
 
     module = import_model(path, input_shape=given.input_shape, factory=given.factory)
     if len(module.input_ports) != 1:
@@ -234,7 +247,7 @@ def _model(path: str, given: Given, arch: Arch, seed: int, progress: Progress) -
         images,
         weight_density=given.weight_density,
         arch=arch,
-        options=CompileOptions(bases=given.bases, penalty=given.penalty),
+        options=given.options,
         origin=f"{source}; {_forms(given)}",
         progress=progress,
     )

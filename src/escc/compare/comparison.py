@@ -192,13 +192,13 @@ class Bench:
         equal = [ours]
         for rival, machine in self.equal:
             runs = run_rival(rival, machine, workload, progress)
-            equal.append(rival_figures(rival, machine, workload, runs, self.table, self.arch))
+            equal.append(rival_figures(rival, machine, workload, runs, self.table))
         areas: list[Figures] = []
         if equal_area:
             areas.append(dataclasses.replace(ours, basis="area"))
             for rival, machine in self._prepare(workload):
                 runs = run_rival(rival, machine, workload, progress)
-                areas.append(rival_figures(rival, machine, workload, runs, self.table, self.arch, "area"))
+                areas.append(rival_figures(rival, machine, workload, runs, self.table, "area"))
         stated = {} if workload.statistics is None else dataclasses.asdict(workload.statistics)
         return NetworkResult(
             workload.name,

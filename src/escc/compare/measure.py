@@ -198,20 +198,14 @@ def rival_figures(
     workload: Workload,
     runs: Sequence[LayerRun],
     table: EnergyTable,
-    arch: Arch,
     basis: str | None = None,
 ) -> Figures:
-    """The figures of a machine's layers, one after the other.
-
-    The baseline models count DRAM bytes; here each layer also opens as many DRAM rows as its bytes fill, the
-    least there can be, at the cost that escc's machine pays.
-    """
+    """The figures of a machine's layers, one after the other."""
     energy: dict[str, float] = dict.fromkeys(GROUPS, 0.0)
     layers: list[LayerFigures] = []
     for layer, run in zip(workload.layers, runs, strict=True):
         parts = _grouped(run, table, machine.clock_mhz)
         moved = run.dram_read_bytes + run.dram_write_bytes
-        parts["DRAM"] += -(-moved // arch.dram_row_bytes) * table.costs["dram_activate"].value
         for name, value in parts.items():
             energy[name] += value
         waits = run.slots.get(WAIT_DRAM, 0) / run.multipliers

@@ -206,7 +206,7 @@ def _result(cache: _Cache, rivals: Sequence[Rival], scenario: Scenario, table: E
         machine = rival.machine(cache.arch.multipliers, cache.arch)
         machine = scenario.rival(machine) if scenario.rival else machine
         runs = cache.rival(rival, machine, stated)
-        figures.append(rival_figures(rival, machine, workload, runs, priced, arch))
+        figures.append(rival_figures(rival, machine, workload, runs, priced))
     return NetworkResult(
         network.name, network.title, workload.origin, True, {}, {}, "", workload.macs, 0, tuple(figures), ()
     )
