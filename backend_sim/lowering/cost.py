@@ -1,7 +1,8 @@
 """Estimated cycles of a tile: the small model that picks tile sizes and bands.
 
 It knows the structure of the machine (rows, blocks, ring entries, MACs) and assumes half of the activations
-to be zero; the simulator's cycle counts come from the real bits.
+behind a ReLU-like function, and next to none of the others, to be zero; the simulator's cycle counts come
+from the real bits.
 """
 
 from __future__ import annotations
@@ -9,14 +10,27 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from math import ceil
 
-from escc.backend_sim.lowering.layers import MachineLayer, Window
+from escc.backend_sim.lowering.layers import MachineLayer, Operand, Window
+from escc.ir.xdsl import BlockArgument
 from escc.isa.arch import Arch
 from escc.isa.dram import expected_cycles
 
-ACTIVATION_DENSITY = 0.5
+BEHIND_RELU, ELSEWHERE = 0.5, 0.97
+"""Shares of non-zero activations."""
 SPREAD = 1.2
 """Bases and rows wait for the slowest of them: cycles over the mean, in square roots of the mean."""
 MAX_BANDS = 64
+
+
+def density(operand: Operand) -> float:
+    """Expected share of non-zeros of an input map: images have few zeros, and so have maps with signs."""
+    image = isinstance(operand.value, BlockArgument)
+    return ELSEWHERE if image or operand.signed else BEHIND_RELU
+
+
+def sparse_byte(share: float) -> float:
+    """SparseMap bytes of an activation."""
+    return 0.125 + share
 
 
 @dataclass(frozen=True)
@@ -87,13 +101,14 @@ class CostModel:
         assert work is not None
         channels = layer.operands[0].shape[2] // max(len(layer.parts), 1)
         chunks = -(-channels // arch.chunk)
-        active = ACTIVATION_DENSITY * min(channels, arch.chunk)
+        share = density(layer.operands[0])
+        active = share * min(channels, arch.chunk)
         if work.form == "depthwise":
-            return 1.0, self._multiplications(ACTIVATION_DENSITY)
+            return 1.0, self._multiplications(share)
         if work.form == "dense":
             return chunks * max(1.0, active / arch.units), chunks * self._multiplications(active)
         issue = self._issue(active, active * work.density)
-        filled = work.bases * (1 - (1 - min(work.density * ACTIVATION_DENSITY, 1.0)) ** channels)
+        filled = work.bases * (1 - (1 - min(work.density * share, 1.0)) ** channels)
         return chunks * -(-work.bases // arch.units) * issue, self._multiplications(filled)
 
     def _issue(self, active: float, matches: float) -> float:

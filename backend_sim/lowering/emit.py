@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from escc.backend_sim.lowering.actions import Action
 from escc.backend_sim.lowering.assignment import Assignment, Home
-from escc.backend_sim.lowering.cost import ACTIVATION_DENSITY, CostModel
+from escc.backend_sim.lowering.cost import BEHIND_RELU, ELSEWHERE, CostModel, density, sparse_byte
 from escc.backend_sim.lowering.data import Bundle, LayerData
 from escc.backend_sim.lowering.layers import Broadcast, Part, Range, Read
 from escc.errors import EsccError
@@ -94,7 +94,8 @@ class Emitter:
                 cycles = cost.cycles / len(parts)
                 self._add(part.mnemonic, registers, cycles, coefficients)
             if not home.sram:
-                self._move("store_map", home, out, channels)
+                share = ELSEWHERE if self.layer.signed else BEHIND_RELU
+                self._move("store_map", home, out, channels, share)
         return self.actions
 
     def _add(self, mnemonic: str, registers: dict[str, int], cycles: float, coefficients: int = 0) -> None:
@@ -131,7 +132,7 @@ class Emitter:
         view = View(address, operand.shape[1] * pos, pos, first, stop - first, span[0])
         if not held:
             self._fits(role, view.row * view.rows)
-            self._move("load_map", home, view, span)
+            self._move("load_map", home, view, span, density(operand))
         return view
 
     def _output(self, home: Home, rows: Range, channels: Range) -> View:
@@ -151,7 +152,7 @@ class Emitter:
                 hint="run the pass schedule again",
             )
 
-    def _move(self, mnemonic: str, home: Home, view: View, channels: Range) -> None:
+    def _move(self, mnemonic: str, home: Home, view: View, channels: Range, share: float) -> None:
         registers = {
             "dram": home.at(view.first, channels[0]),
             "sram": view.address,
@@ -164,7 +165,7 @@ class Emitter:
             "sram_pos": view.pos,
         }
         values = view.rows * home.shape[1] * (channels[1] - channels[0])
-        self._add(mnemonic, registers, self.model.transfer(values * (0.125 + ACTIVATION_DENSITY)))
+        self._add(mnemonic, registers, self.model.transfer(values * sparse_byte(share)))
 
     def _reads(
         self, part: Part, views: list[View | None], rows: Range, low: int, high: int

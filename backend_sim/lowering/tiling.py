@@ -13,15 +13,13 @@ from functools import cached_property
 from typing import Literal
 
 from escc.backend_sim.lowering.allocator import align
-from escc.backend_sim.lowering.cost import ACTIVATION_DENSITY, CostModel
+from escc.backend_sim.lowering.cost import BEHIND_RELU, ELSEWHERE, CostModel, density, sparse_byte
 from escc.backend_sim.lowering.layers import Broadcast, MachineLayer, Range, map_bytes
 from escc.isa.arch import Arch
 
 Order = Literal["rows", "channels"]
 """Which loop is the outer one."""
 CHANNEL_TILE = 64
-SPARSE_BYTE = 0.125 + ACTIVATION_DENSITY
-"""Estimated SparseMap bytes of one activation."""
 
 
 @dataclass(frozen=True)
@@ -242,17 +240,19 @@ def tiling_of(
             repeats = channel_count
         if differ and not per_row and order == "rows" and channel_count > held:
             repeats = row_count
-        moved = (all_rows if per_row else most_rows) * operand.shape[1] * all_channels * SPARSE_BYTE * repeats
+        values = (all_rows if per_row else most_rows) * operand.shape[1] * all_channels
+        moved = values * sparse_byte(density(operand)) * repeats
         size = map_bytes(most_rows, operand.shape[1], most_channels)
         add(role, size, moved, loads * repeats, 1.0)
     if not placement.result:
-        moved = math.prod(layer.shape) * SPARSE_BYTE
+        moved = math.prod(layer.shape) * sparse_byte(ELSEWHERE if layer.signed else BEHIND_RELU)
         add("out", map_bytes(rows, layer.shape[1], outs), moved, steps, 1.0)
     full = model.tile(rows, outs)
     compute = _all_tiles(layer, model, rows, outs)
     dma = model.transfer(total, transfers)
-    # what is not double buffered takes turns with the computation
-    cycles = serial + max(compute, dma - serial) + head / model.arch.bytes_per_cycle
+    # What is not double buffered takes turns with the computation, which begins when the first transfers are
+    # done; where the transfers set the pace, they go on from layer to layer.
+    cycles = serial + max(compute + head / model.arch.bytes_per_cycle, dma - serial)
     return Tiling(
         rows, outs, order, full.bands, tuple(buffers), cycles, total, cycles + 0.05 * (dma + compute + serial)
     )

@@ -22,6 +22,12 @@ def test_file_has_every_network_and_no_other() -> None:
     assert list(load()) == zoo.names()
 
 
+@pytest.mark.parametrize("name", zoo.names())
+def test_the_cost_model_is_within_a_tenth(name: str) -> None:
+    metrics = load()[name]
+    assert abs(metrics["predicted_cycles"] / metrics["cycles"] - 1) <= 0.1
+
+
 def test_every_difference_is_named() -> None:
     old = {"cycles": 100, "energy_pj": 5.0, "gone": 1}
     new = {"cycles": 101, "energy_pj": 5.0 + 1e-10, "new": 2}
