@@ -161,8 +161,12 @@ def _from_stream_order(flat: Int8Array, chans: int, bases: int, chunk: int) -> I
     rows = flat.shape[0]
     whole = chans // chunk * chunk
     values = np.empty((rows, chans, bases), np.int8)
-    full = flat[:, : whole * bases].reshape(rows, whole // chunk, bases, chunk).transpose(0, 1, 3, 2)
-    values[:, :whole] = full.reshape(rows, whole, bases)
+    full = flat[:, : whole * bases].reshape(rows, whole // chunk, bases, chunk)
+    parts = values[:, :whole].reshape(rows, whole // chunk, chunk, bases)
+    assert not whole or np.shares_memory(parts, values), "splitting an axis must not copy"
+    # basis by basis: inner loops over channels are longer than over bases
+    for basis in range(bases):
+        parts[..., basis] = full[:, :, basis]
     values[:, whole:] = flat[:, whole * bases :].reshape(rows, bases, chans - whole).transpose(0, 2, 1)
     return values
 

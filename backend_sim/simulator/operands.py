@@ -72,8 +72,15 @@ class Coefficients:
         found = self._recomposed.get(key)
         if found is None:
             flat = kernels.values.reshape(self.shape[2])
-            weights, sizes = self.codec.recompose(self.data, *self.shape, self.chunk, flat)
-            found = self._recomposed[key] = Weights(weights.T, int(sizes.max()))
+            quick = self.codec.recompose(self.data, *self.shape, self.chunk, flat)
+            if quick is None:
+                outs, chans, bases = self.shape
+                values = self.ternary.reshape(outs * chans, bases).astype(np.float32)
+                found = Weights((values @ flat.astype(np.float32)).reshape(outs, chans).T)
+            else:
+                weights, sizes = quick
+                found = Weights(weights.T, int(sizes.max()))
+            self._recomposed[key] = found
         return found
 
     @cached_property

@@ -45,11 +45,12 @@ class Codec(Protocol):
         bases: int,
         chunk: int,
         kernels: npt.NDArray[np.int8],
-    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
-        """Weights that coefficients stand for with ``kernels`` (bases,) of one tap.
+    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]] | None:
+        """Weights that coefficients stand for with ``kernels`` (bases,) of one tap, straight from the stream.
 
         Returns:
-            (outs, chans), integers, and the sum of their sizes for each output.
+            (outs, chans), integers, and the sum of their sizes for each output; None if no way is quicker
+            than that over the decoded coefficients.
 
         Raises:
             EsccError: see `decode`.
@@ -113,12 +114,8 @@ class NumpyEngine:
         bases: int,
         chunk: int,
         kernels: npt.NDArray[np.int8],
-    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
+    ) -> None:
         """See `Codec`."""
-        ternary, _ = decode_row_streams(buffer, outs, chans, bases, chunk)
-        flat = ternary.reshape(outs * chans, bases).astype(np.float32)
-        weights = (flat @ kernels.astype(np.float32)).reshape(outs, chans)
-        return weights, np.abs(weights).sum(axis=1, dtype=np.float64).astype(np.int64)
 
 
 def make_engine(name: str = "auto") -> Engine:
