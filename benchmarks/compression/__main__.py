@@ -7,12 +7,13 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import click
 
 from benchmarks.commands import run_command
 from benchmarks.compression.experiments import DENSE, Experiments, Network, Row, load_experiments
-from benchmarks.compression.measure import Data, Task, is_model, load_data, measure
+from benchmarks.compression.measure import Data, Task, is_model, load_data, measure, retime
 from benchmarks.compression.page import COLUMNS, Line, cells, write_page
 from escc.cli import run
 from escc.errors import EsccError
@@ -56,7 +57,8 @@ def command(
     """Measure every row of an experiment file that has not been measured, and print the table.
 
     Each row is kept as soon as it is done: stopped at any moment, the same command goes on where it was. A
-    row is measured again when its model, its options or its data change, not when the code does (--again).
+    row is measured again when its model, its options or its data change, not when the code does (--again);
+    when only the machine has changed, its program is scheduled and timed anew.
     """
     experiments = _changed(load_experiments(file), sources, images, timed)
     chosen = _chosen(experiments, rows)
@@ -136,10 +138,13 @@ def _line(
                 raise EsccError(f"did not make {task.model}: {task.obtain}", where=task.name)
         if not task.is_there:
             return Line(network, row, tasks, (), f"no {task.model}")
-    results = [
-        (None if again else task.kept()) or measure(task, data_of(network), _speaker(task.name))
-        for task in tasks
-    ]
+    results: list[dict[str, Any]] = []
+    for task in tasks:
+        result = None if again else task.kept()
+        for take in (measure,) if again else (retime, measure):
+            result = result or take(task, data_of(network), _speaker(task.name))
+        assert result is not None
+        results.append(result)
     return Line(network, row, tasks, tuple(results))
 
 

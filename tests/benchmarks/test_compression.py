@@ -137,6 +137,19 @@ def test_a_damaged_or_missing_result_is_measured_again(
     assert all(again[name] == kept[name] for name in kept if name != "seconds")
 
 
+def test_another_machine_means_timing_again_and_no_more(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = folder / "work" / "results" / "demo" / "svd-twn.json"
+    kept = json.loads(path.read_text())
+    path.write_text(json.dumps(kept | {"machine": "another", "cycles": 1.0, "energy_pj": 1.0}))
+    assert main(arguments(folder, "--row", "demo/svd-twn")) == 0
+    captured = capsys.readouterr().err
+    assert "timed again" in captured
+    assert "escc compile" not in captured
+    assert json.loads(path.read_text()) == kept
+
+
 def test_the_page(folder: Path) -> None:
     text = (folder / "docs" / "page.md").read_text()
     assert "A few images." in text
