@@ -20,6 +20,8 @@ MARKS = (
     "<!-- written by python -m benchmarks.baselines: begin -->",
     "<!-- written by python -m benchmarks.baselines: end -->",
 )
+CLUMP = 5
+"""Rows and columns of a clump of non-zero inputs, in the columns that say so."""
 BARRIERS = {
     "as compared": Scnn(),
     "no bank queues": Scnn(banks_queued=False),
@@ -46,11 +48,13 @@ def render() -> str:
         parts.append(_row(row[0].what, *cells))
     parts += ["", "SCNN, speed-up over DCNN:", ""]
     first, *others = (validation.scnn(machine) for machine in BARRIERS.values())
-    parts += _heading("network", "paper", "model", "ratio", *list(BARRIERS)[1:])
+    others.append(validation.scnn(clump=CLUMP))
+    parts += _heading("network", "paper", "model", "ratio", *list(BARRIERS)[1:], "inputs in clumps")
     for figure, *rest in zip(first, *others, strict=True):
         parts.append(_row(figure.what, *_cells(figure, 2), *(f"{other.ours:.2f}" for other in rest)))
     parts += ["", "SparTen, speed-up, geometric means over layers:", ""]
     tables = {name: validation.sparten(machine) for name, machine in BALANCES.items()}
+    tables["inputs in clumps"] = validation.sparten(clump=CLUMP)
     chosen, *other_tables = tables.values()
     parts += _heading("over", "layers of", "paper", "model", "ratio", *list(tables)[1:])
     for over, figures in chosen.items():

@@ -30,11 +30,25 @@ class Layer:
     padding: int = 0
     groups: int = 1
 
-    def work(self, seed: int, density: float | None = None) -> ConvWork:
-        """The layer with values drawn independently at its densities, or all at ``density``."""
+    def work(self, seed: int, density: float | None = None, clump: int = 1) -> ConvWork:
+        """The layer with values drawn independently at its densities, or all at ``density``.
+
+        ``clump``: above 1, the inputs are where noise averaged over so many rows and columns is largest,
+        half of it common to all channels: the same density, in clumps that channels partly share.
+        """
         rng = np.random.default_rng(seed)
         shape = (self.outs, self.chans // self.groups, self.kernel, self.kernel)
-        x = rng.random((self.chans, self.side, self.side), dtype=np.float32) < (density or self.inputs)
+        side = self.side + clump - 1
+        noise = rng.random((self.chans + (clump > 1), side, side), dtype=np.float32)
+        share = density or self.inputs
+        if clump > 1:
+            sums = np.pad(noise, ((0, 0), (1, 0), (1, 0))).cumsum(1, dtype=np.float64).cumsum(2)
+            sums = sums[:, clump:] - sums[:, :-clump]
+            noise = sums[:, :, clump:] - sums[:, :, :-clump]
+            noise = noise[:-1] + noise[-1]
+            x = noise <= np.quantile(noise, share)
+        else:
+            x = noise < share
         weight = rng.random(shape, dtype=np.float32) < (density or self.weights)
         work = ConvWork(
             self.name,

@@ -59,23 +59,30 @@ def eyeriss() -> dict[str, list[Figure]]:
     return tables
 
 
-def scnn(machine: Scnn | None = None) -> list[Figure]:
-    """Speed-up over DCNN: of networks at their densities, and of VGG-16 without zeros and at break-even."""
+def scnn(machine: Scnn | None = None, clump: int = 1) -> list[Figure]:
+    """Speed-up over DCNN: of networks at their densities, and of VGG-16 without zeros and at break-even.
+
+    ``clump``: of the inputs, see `Layer.work`.
+    """
     taken = machine or Scnn()
     found = [
-        Figure(network, SCNN_SPEEDUP[network], _speedup(cycles(Dense(), network), cycles(taken, network)))
+        Figure(
+            network,
+            SCNN_SPEEDUP[network],
+            _speedup(cycles(Dense(), network), cycles(taken, network, clump=clump)),
+        )
         for network in NETWORKS
     ]
     for what, published, density in (
         ("VGG-16, no zeros", SCNN_DENSE_SPEED, 1.0),
         (f"VGG-16, densities {SCNN_BREAK_EVEN:g}", 1.0, SCNN_BREAK_EVEN),
     ):
-        some = _speedup(cycles(Dense(), "VGG-16"), cycles(taken, "VGG-16", density))
+        some = _speedup(cycles(Dense(), "VGG-16"), cycles(taken, "VGG-16", density, clump))
         found.append(Figure(what, published, some))
     return found
 
 
-def sparten(machine: Sparten | None = None) -> dict[str, list[Figure]]:
+def sparten(machine: Sparten | None = None, clump: int = 1) -> dict[str, list[Figure]]:
     """Speed-up over dense, one-sided SparTen and SCNN: geometric means over layers, by network and of all.
 
     The paper's figures are means over its layers; it pruned its own networks.
@@ -93,7 +100,10 @@ def sparten(machine: Sparten | None = None) -> dict[str, list[Figure]]:
         gains: list[float] = []
         for network in NETWORKS:
             ratios = [
-                slow / fast for slow, fast in zip(cycles(other, network), cycles(taken, network), strict=True)
+                slow / fast
+                for slow, fast in zip(
+                    cycles(other, network, clump=clump), cycles(taken, network, clump=clump), strict=True
+                )
             ]
             gains += ratios
             rows.append(Figure(network, None, _mean(ratios)))
@@ -102,9 +112,9 @@ def sparten(machine: Sparten | None = None) -> dict[str, list[Figure]]:
 
 
 @cache
-def cycles(machine: Baseline, network: str, density: float | None = None) -> tuple[int, ...]:
+def cycles(machine: Baseline, network: str, density: float | None = None, clump: int = 1) -> tuple[int, ...]:
     """Cycles of every layer of a network, at its own densities or all at one."""
-    return tuple(machine.run(layer.work(SEED, density)).cycles for layer in NETWORKS[network])
+    return tuple(machine.run(layer.work(SEED, density, clump)).cycles for layer in NETWORKS[network])
 
 
 def _speedup(slow: tuple[int, ...], fast: tuple[int, ...]) -> float:

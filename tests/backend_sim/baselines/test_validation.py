@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
 import pytest
 from benchmarks.baselines import MARKS, main
 
@@ -36,6 +38,20 @@ def test_the_layers_are_the_published_networks() -> None:
         work.macs * layer.weights * layer.inputs for work, layer in zip(works, VGG16, strict=True)
     )
     assert ideal == pytest.approx(4.95, abs=0.01)
+
+
+def test_clumps_keep_the_density_and_are_clumps() -> None:
+    layer = VGG16[10]
+    even, clumped = layer.work(0), layer.work(0, clump=5)
+    for work in (even, clumped):
+        assert work.x_mask.mean() == pytest.approx(layer.inputs, abs=0.01)
+        assert work.weight_mask.mean() == pytest.approx(layer.weights, abs=0.01)
+
+    def neighbours(mask: npt.NDArray[np.bool_]) -> float:
+        return float((mask[:, :, 1:] & mask[:, :, :-1]).mean())
+
+    assert neighbours(even.x_mask) == pytest.approx(layer.inputs**2, abs=0.01)
+    assert neighbours(clumped.x_mask) > 1.5 * layer.inputs**2
 
 
 def test_eyeriss_on_alexnet() -> None:
