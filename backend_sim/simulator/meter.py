@@ -54,10 +54,11 @@ class LayerCounts:
 
 @dataclass(frozen=True)
 class _Conv:
-    """A convolution that has run: what the counts need. ``timing`` gives the non-zero coefficients too."""
+    """A convolution that has run: what the counts need. ``timing`` gives the non-zero coefficients too, and
+    the non-zero activations of each image."""
 
     plan: ConvPlan
-    timing: Callable[[], tuple[ConvTiming, int]]
+    timing: Callable[[], tuple[ConvTiming, int, list[int]]]
     combine: bool
     stream_bytes: int
     coefficients: int
@@ -204,7 +205,6 @@ class Meter:
         work, x = conv_work(plan), memory.sram_view(plan.x)
         coefficients = operands.coefficients
         timing = self._timing(work, x, coefficients)
-        self._active[index] = nonzero_counts(x)
         # SRAM reads besides the input, which goes to the rings: for every item (group, band) its operands
         r = plan.registers
         read = np.zeros(self.images, np.int64)
@@ -230,13 +230,15 @@ class Meter:
 
     def _timing(
         self, work: ConvWork, x: npt.NDArray[np.uint8], coefficients: Coefficients | None
-    ) -> Callable[[], tuple[ConvTiming, int]]:
-        """The timing of a convolution, when it is asked for, and its non-zero coefficients."""
+    ) -> Callable[[], tuple[ConvTiming, int, list[int]]]:
+        """What `_Conv` keeps of a convolution, when it is asked for."""
 
-        def time(x: npt.NDArray[np.uint8]) -> tuple[ConvTiming, int]:
+        def time(x: npt.NDArray[np.uint8]) -> tuple[ConvTiming, int, list[int]]:
+            active = nonzero_counts(x)
             if coefficients is None:
-                return self.engine.conv_timing(self.arch, work, x), 0
-            return self.engine.conv_timing(self.arch, work, x, coefficients.bits), coefficients.nonzeros
+                return self.engine.conv_timing(self.arch, work, x), 0, active
+            bits = coefficients.bits
+            return self.engine.conv_timing(self.arch, work, x, bits), coefficients.nonzeros, active
 
         if self._background is None:
             timed = time(x)
@@ -252,7 +254,7 @@ class Meter:
         nonzeros: list[int] = []
         for index, conv in self._convs.items():
             try:
-                timing, nonzero = conv.timing()
+                timing, nonzero, self._active[index] = conv.timing()
             except EsccError as error:
                 raise failed(index, error) from None
             timings.append([getattr(timing, name) for name in _FIGURES])

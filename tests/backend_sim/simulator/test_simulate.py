@@ -181,6 +181,28 @@ def test_a_slower_dram_costs_cycles_and_changes_no_output(
         simulate(program, images, arch=program.arch.replace(lanes=16))
 
 
+@pytest.mark.parametrize(
+    ("name", "better"),
+    [
+        ("dram_gbps", 25.6),
+        ("dram_gbps", 13.0),
+        ("dram_latency_cycles", 30),
+        ("dram_requests", 64),
+        ("dram_banks", 32),
+        ("dram_row_cycles", 20),
+    ],
+)
+@pytest.mark.parametrize("few", [1, 32])
+def test_a_better_dram_never_costs_cycles(
+    program: Program, images: np.ndarray, name: str, better: float, few: int
+) -> None:
+    """Transfers are never longer, and nothing gets longer when one gets shorter."""
+    machine = program.arch.replace(dram_requests=few, dram_banks=few, dram_row_bytes=64)
+    before = simulate(program, images, timing_images=2, arch=machine)
+    after = simulate(program, images, timing_images=2, arch=machine.replace(**{name: better}))
+    assert (after.cycles <= before.cycles).all()
+
+
 def test_json_and_csv(result: SimResult) -> None:
     content = json.loads(result.to_json())
     assert content["cycles"] == result.cycles.tolist()
