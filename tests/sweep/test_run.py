@@ -14,6 +14,7 @@ from threading import Thread
 
 import numpy as np
 import pytest
+from distributed import Client
 from tests.sweep.spaces import GRID, WORKLOAD
 
 from escc.backend_sim.area import area
@@ -229,11 +230,10 @@ def _kill_one(pool: LocalProcesses) -> None:
 def test_a_cluster_that_loses_a_worker_loses_nothing(
     reference: tuple[Outcome, Path], network: Path, tmp_path: Path
 ) -> None:
-    distributed = pytest.importorskip("distributed")
     scheduler, workers = _cluster(tmp_path, 3)
     try:
         address = _address(tmp_path / "scheduler.json")
-        with distributed.Client(address, set_as_default=False) as client:
+        with Client(address, set_as_default=False) as client:
             client.wait_for_workers(3, timeout=60)
             killer = kill_when(tmp_path / "work", 6, [workers[0].pid])
             pool = DaskCluster(address)
