@@ -1,7 +1,8 @@
 # Every target sets up what it needs: a virtual environment of its own in .venv, nothing outside it.
 #   make demo     the whole story on real images          make test    the tests (ARGS="-k name" for some)
 #   make lint     ruff and pyright                        make docs    the generated pages of docs/
-#   make wheel    sdist, wheel from the sdist, checked    make clean   back to a fresh clone
+#   make wheel    sdist, wheel from the sdist, checked    make asan    the native engine under sanitizers
+#   make clean    back to a fresh clone
 # PYTHON picks the interpreter (3.11 or newer): make PYTHON=/opt/python3.12/bin/python3 demo
 
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3.14 python3; do \
@@ -11,7 +12,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 ARGS ?=
 
-.PHONY: help setup demo test lint docs wheel hooks clean
+.PHONY: help setup demo test lint docs wheel asan hooks clean
 .DEFAULT_GOAL := help
 
 help:
@@ -47,6 +48,9 @@ docs: $(INSTALLED)
 
 wheel: $(INSTALLED)
 	$(BIN)/python tools/check_wheel.py
+
+asan: $(INSTALLED)
+	$(BIN)/python tools/sanitize_native.py
 
 hooks: $(INSTALLED)
 	$(BIN)/pre-commit install

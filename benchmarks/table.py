@@ -152,6 +152,8 @@ def command(
         raise click.UsageError(f"--profile {min(extra)}: not among the measured networks")
     work.mkdir(parents=True, exist_ok=True)
     env = {name: str(threads) for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
+    # modules are compiled once, as in an installation
+    env |= {"PYTHONDONTWRITEBYTECODE": "", "PYTHONPYCACHEPREFIX": str((work / "pycache").absolute())}
     names = [name for name in engines() if name in (only or ENGINES)]
     if missing := set(only) - set(names):
         raise EsccError(f"the {min(missing)} engine is not there", hint="build escc where a C++ compiler is")

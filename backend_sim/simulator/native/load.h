@@ -82,9 +82,10 @@ struct BitSums<uint8_t, WORDS> {
 #else
         const Bytes bit = {ESCC_BITS, ESCC_BITS, ESCC_BITS, ESCC_BITS};
 #endif
+        const uint8_t one = (uint8_t)(1 << shift);
         for (int p = 0; p < PARTS; p++) {
             const Bytes set = (Bytes)((repeated(word, p) & bit) != 0);
-            sum[p] += set & (uint8_t)(1 << shift);
+            sum[p] += set & one;
         }
     }
 
