@@ -83,6 +83,11 @@ SCENARIOS: tuple[Scenario, ...] = (
     Scenario("ternary coefficient density", "x 2", statistics=_drawn(coefficients=2.0)),
     Scenario("pruned weight density", "x 0.5", statistics=_drawn(weights=0.5)),
     Scenario("pruned weight density", "x 1.5", statistics=_drawn(weights=1.5)),
+    Scenario(
+        "ternary planes of 1 x 1 layers",
+        "1: ternary weights",
+        statistics=lambda stated: replace(stated, planes=1),
+    ),
     Scenario("ternary planes of 1 x 1 layers", "2", statistics=lambda stated: replace(stated, planes=2)),
     Scenario("ternary planes of 1 x 1 layers", "4", statistics=lambda stated: replace(stated, planes=4)),
     Scenario("DRAM bandwidth", "6.4 GB/s", **_bandwidth(6.4)),
@@ -109,6 +114,12 @@ SCENARIOS: tuple[Scenario, ...] = (
         arch=lambda arch: arch.replace(sram_kib=arch.sram_kib * 2),
         compiled=True,
         rival=_storage(2.0),
+    ),
+    Scenario(
+        "SRAM of escc alone",
+        "x 2",
+        arch=lambda arch: arch.replace(sram_kib=arch.sram_kib * 2),
+        compiled=True,
     ),
     Scenario("filter loading of the Eyeriss-like machine", "double buffered", rival=_double_buffered),
 )
