@@ -87,6 +87,39 @@ struct BitReader {
     }
 };
 
+// place[m][s]: bits of s, from the lowest on, at the places where m has its bits; count[m]: those of m.
+struct Deposit {
+    uint8_t place[256][256] = {};
+    uint8_t count[256] = {};
+
+    constexpr Deposit() {
+        for (int mask = 0; mask < 256; mask++) {
+            for (int bit = 0; bit < 8; bit++) count[mask] = (uint8_t)(count[mask] + (mask >> bit & 1));
+            for (int signs = 0; signs < 256; signs++) {
+                int found = 0, left = signs;
+                for (int bit = 0; bit < 8; bit++)
+                    if (mask >> bit & 1) {
+                        found |= (left & 1) << bit;
+                        left >>= 1;
+                    }
+                place[mask][signs] = (uint8_t)found;
+            }
+        }
+    }
+};
+constexpr Deposit deposit;
+
+// value[b][i]: bit i of b as a number.
+struct Spread8 {
+    float value[256][8] = {};
+
+    constexpr Spread8() {
+        for (int byte = 0; byte < 256; byte++)
+            for (int bit = 0; bit < 8; bit++) value[byte][bit] = (float)(byte >> bit & 1);
+    }
+};
+constexpr Spread8 spread8;
+
 // The rows of a stream one after the other: where the signs of one begin, and how many bytes it has.
 struct RowReader {
     const uint8_t *data;
@@ -105,6 +138,28 @@ struct RowReader {
         if (bytes > row.size || (bits & 7 && row.data[bytes - 1] >> (bits & 7))) return false;
         offset += bytes;
         return true;
+    }
+
+    // Calls visit(first channel, channels, basis, positive, negative), bit i for channel first + i, for every
+    // run of up to 8 channels of the row.
+    template <class Visit>
+    void runs(int64_t chans, int64_t bases, int64_t chunk, Visit visit) const {
+        int64_t at = 0, sign = length;
+        for (int64_t first = 0; first < chans; first += chunk) {
+            const int64_t count = first + chunk < chans ? chunk : chans - first;
+            for (int64_t m = 0; m < bases; m++)
+                for (int64_t c = 0; c < count; c += 32) {
+                    const int64_t some = count - c < 32 ? count - c : 32;
+                    uint64_t mask = row.bits(at, some), signs = row.bits(sign, 32);
+                    at += some;
+                    for (int64_t i = c; mask; i += 8, mask >>= 8) {
+                        const uint8_t here = (uint8_t)mask, negative = deposit.place[here][(uint8_t)signs];
+                        visit(first + i, count - i < 8 ? count - i : 8, m, (uint8_t)(here & ~negative), negative);
+                        signs >>= deposit.count[here];
+                        sign += deposit.count[here];
+                    }
+                }
+        }
     }
 
     // Calls visit(channel, basis, negative) for every coefficient of the row.
@@ -165,12 +220,21 @@ ESCC_PUBLIC int escc_recompose_streams(
     RowReader rows = {data, size, chans * bases};
     for (int64_t k = 0; k < outs; k++, weights += chans) {
         if (!rows.next()) return STATUS_BAD_PARAMETER;
-        rows.coefficients(chans, bases, chunk, [&](int64_t c, int64_t m, int negative) {
-            weights[c] += (float)(kernels[m] * (1 - 2 * negative));
+        rows.runs(chans, bases, chunk, [&](int64_t first, int64_t count, int64_t m, uint8_t plus, uint8_t minus) {
+            const float *up = spread8.value[plus], *down = spread8.value[minus], size = kernels[m];
+            if (count == 8)
+                for (int64_t i = 0; i < 8; i++) weights[first + i] += size * (up[i] - down[i]);
+            else
+                for (int64_t i = 0; i < count; i++) weights[first + i] += size * (up[i] - down[i]);
         });
-        int64_t sum = 0;
-        for (int64_t c = 0; c < chans; c++) sum += (int64_t)(weights[c] < 0 ? -weights[c] : weights[c]);
-        sizes[k] = sum;
+        sizes[k] = 0;
+        for (int64_t c = 0; c < chans;) {
+            // 128 weights below 2^23 in 32 bits, which any processor adds up side by side
+            const int64_t stop = c + 128 < chans ? c + 128 : chans;
+            int32_t sum = 0;
+            for (; c < stop; c++) sum += (int32_t)(weights[c] < 0 ? -weights[c] : weights[c]);
+            sizes[k] += sum;
+        }
     }
     return STATUS_OK;
 }
