@@ -52,7 +52,7 @@ def run_peer(key: str, name: str, folder: Path, env: Mapping[str, str]) -> Line:
         EsccError: it cannot be installed, fails, or leaves no result.
     """
     layer = LAYERS[name]
-    python = environment(key, folder / "environments")
+    python = environment(key, (folder / "environments").absolute())
     place = (folder / f"{key}-{name}").absolute()
     place.mkdir(parents=True, exist_ok=True)
     result = place / "result.json"
