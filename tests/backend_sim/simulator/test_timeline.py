@@ -269,7 +269,7 @@ def test_equals_a_cycle_by_cycle_machine(actions: list[tuple[str, Queue, int]], 
     for sums in timeline.queues.values():
         assert set(sums) == set(CAUSES)
         assert sum(int(cycles[0]) for cycles in sums.values()) == total
-    # deeper queues and shorter instructions never cost cycles: every time is a maximum of sums of earlier ones
+    # deeper queues and shorter instructions never cost cycles: times are maxima of sums of earlier ones
     shorter = np.maximum(np.array(durations, np.int64) - 1, 0).reshape(-1, 1)
     assert run_timeline(steps, len(script.build), shorter, depth).total[0] <= total
     same = np.array(durations, np.int64).reshape(-1, 1)
