@@ -112,7 +112,7 @@ def _flat(mask: NDArray[np.bool_]) -> NDArray[np.float32]:
 def rows(names: Sequence[str], work: Path) -> list[str]:
     """A table row for each network."""
     lines = [
-        "| network | instructions | density of x | transformed | adds | products | all energy of both |",
+        "| network | instructions | density of x | transformed | adds | products | energy of both |",
         "|---|---|---|---|---|---|---|",
     ]
     table = EnergyTable.load()
