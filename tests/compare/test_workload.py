@@ -9,7 +9,7 @@ import pytest
 from tests.compare.small_networks import small, stated
 from torch import nn
 
-from escc.compare.machines import RIVALS, find_rivals
+from escc.compare.machines import RIVALS, find_rivals, rectangular
 from escc.compare.measure import run_ours
 from escc.compare.workload import FIRST_LAYER_FACTOR, Workload, synthetic_workload, trained_workload
 from escc.driver import CompileOptions, import_model
@@ -121,3 +121,10 @@ def test_machines_by_name() -> None:
     assert find_rivals(None) == list(RIVALS)
     with pytest.raises(EsccError, match="did you mean 'scnn'"):
         find_rivals(["scn"])
+
+
+def test_an_array_of_equal_area_is_no_single_row() -> None:
+    # 6829 is a prime, 6828 = 12 * 569, 6827 is a prime
+    assert rectangular(6829) == 6825
+    assert [rectangular(count) for count in (5332, 7648, 2912, 1152)] == [5332, 7648, 2912, 1152]
+    assert rectangular(1) == 1

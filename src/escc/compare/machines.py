@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from escc.backend_sim.area import AreaTable
 from escc.backend_sim.area.cells import UM2_PER_MM2, Cells
+from escc.backend_sim.baselines.counting import near_square
 from escc.backend_sim.baselines.dense import Dense
 from escc.backend_sim.baselines.eyeriss import Eyeriss
 from escc.backend_sim.baselines.scnn import Scnn
@@ -151,6 +152,15 @@ def rival_mm2(machine: Machine, buffers: Sequence[BufferUse], table: AreaTable |
     return um2 / UM2_PER_MM2
 
 
+def rectangular(count: int, longest: float = 8.0) -> int:
+    """The largest number up to ``count`` that makes an array, sides 1 to ``longest``: a prime is one row."""
+    while True:
+        rows, columns = near_square(count)
+        if max(rows, columns) <= longest * min(rows, columns):
+            return count
+        count -= 1
+
+
 def at_area(rival: Rival, arch: Arch, mm2: float, probe: ConvWork) -> Machine:
     """The machine with as many multipliers as fit ``mm2``, to what its elements come in.
 
@@ -164,5 +174,5 @@ def at_area(rival: Rival, arch: Arch, mm2: float, probe: ConvWork) -> Machine:
     for _ in range(4):
         machine = rival.machine(multipliers, arch)
         size = rival_mm2(machine, machine.run(probe).buffers)
-        multipliers = max(16, round(machine.multipliers * mm2 / size))
+        multipliers = rectangular(max(16, round(machine.multipliers * mm2 / size)))
     return rival.machine(multipliers, arch)

@@ -117,7 +117,7 @@ def html_page(comparison: Comparison) -> str:
             + _html(text.ratio_table(comparison, "energy", basis))
             + "<h3>all figures</h3>"
             + _html(text.results_table(comparison, basis))
-            + legend([*energy_legend(), ("work", "c5"), ("waits for DRAM", "c7")])
+            + legend(energy_legend())
             + f"<figure>{energy_chart(comparison, basis)}</figure>"
         )
         sections.append((basis, title[0].upper() + title[1:], READING, content))

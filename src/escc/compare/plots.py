@@ -29,12 +29,12 @@ def ratio_chart(comparison: Comparison, basis: str = "multipliers") -> str:
     kinds: list[str] = []
     for net in comparison.networks:
         for name in rivals:
-            labels.append(f"{net.title}: {comparison.title(name)}")
+            labels.append(_label(net.title, comparison.title(name)))
             kinds.append(name)
             for measure in MEASURES:
                 values[measure].append(net.ratio(name, measure, basis) or 0.0)
     for name in rivals:
-        labels.append(f"geometric mean: {comparison.title(name)}")
+        labels.append(_label("geometric mean", comparison.title(name)))
         kinds.append(name)
         for measure in MEASURES:
             values[measure].append(comparison.mean(name, measure, basis))
@@ -56,6 +56,12 @@ def ratio_chart(comparison: Comparison, basis: str = "multipliers") -> str:
     return row_chart("Speed-up and energy efficiency of escc over other machines", labels, panels)
 
 
+def _label(network: str, machine: str) -> str:
+    """A row's name, square images by one side: there is little room."""
+    short = re.sub(r", ([0-9]+) x [0-9]+$", r" \1", network)
+    return f"{short}: {machine}"
+
+
 def ratio_legend(comparison: Comparison) -> list[tuple[str, str]]:
     """Names and colours of :func:`ratio_chart`."""
     rivals = rivals_shown(comparison, "")
@@ -64,7 +70,8 @@ def ratio_legend(comparison: Comparison) -> list[tuple[str, str]]:
 
 def energy_legend() -> list[tuple[str, str]]:
     """Names and colours of :func:`energy_chart`."""
-    return [(name, COLOURS[place]) for place, name in enumerate(GROUPS)]
+    groups = [(name, COLOURS[place]) for place, name in enumerate(GROUPS)]
+    return [*groups, ("work", "c8"), ("waits for DRAM", "c7")]
 
 
 def energy_chart(comparison: Comparison, basis: str = "multipliers") -> str:
@@ -81,7 +88,7 @@ def energy_chart(comparison: Comparison, basis: str = "multipliers") -> str:
         for item in figures_of(net, basis):
             if item.machine not in shown:
                 continue
-            label = f"{net.title}: {comparison.title(item.machine)}"
+            label = _label(net.title, comparison.title(item.machine))
             labels.append(label)
             parts = ", ".join(f"{k} {energy(v, comparison.table.unit)}" for k, v in item.energy.items())
             hints.append(f"{label}: {parts}")
@@ -97,7 +104,7 @@ def energy_chart(comparison: Comparison, basis: str = "multipliers") -> str:
             [Series(name, COLOURS[place], groups[name]) for place, name in enumerate(GROUPS)],
             hints,
         ),
-        Panel("time, escc = 1", [Series("work", "c5", works), Series("waits for DRAM", "c7", waits)], slow),
+        Panel("time, escc = 1", [Series("work", "c8", works), Series("waits for DRAM", "c7", waits)], slow),
     ]
     return row_chart("Energy and time by where they go, relative to escc", labels, panels)
 
@@ -121,8 +128,8 @@ def standalone(svg: str, legend: list[tuple[str, str]]) -> str:
     box = head.split('viewBox="', 1)[1].split('"', 1)[0].split()
     width, height = float(box[2]), float(box[3])
     marks = "".join(
-        f'<rect class="{colour}" x="{20 + 150 * place}" y="{height + 6:g}" width="10" height="10"/>'
-        f'<text x="{36 + 150 * place}" y="{height + 15:g}">{escape(name)}</text>'
+        f'<rect class="{colour}" x="{20 + 138 * place}" y="{height + 6:g}" width="10" height="10"/>'
+        f'<text x="{36 + 138 * place}" y="{height + 15:g}">{escape(name)}</text>'
         for place, (name, colour) in enumerate(legend)
     )
     opening = (
