@@ -167,7 +167,7 @@ def entry(index: int, **fields: int | bytes) -> bytes:
         (entry(1, name=b"\x1b[31m"), "unreadable name"),
         (entry(4, name=b"code"), "section code occurs twice"),
         (entry(1, reserved=1), "reserved bits"),
-        (entry(1, offset=struct.unpack_from("<Q", SMALL, TABLE_OFFSET + 8)[0]), "section code overlaps"),
+        (entry(1, offset=struct.unpack_from("<Q", SMALL, TABLE_OFFSET + 8)[0]), "overlaps section"),
         (with_section(SMALL, "code", section(SMALL, "code")[:-1]), "not a multiple of 8"),
     ],
 )
