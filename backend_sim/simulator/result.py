@@ -247,6 +247,8 @@ def _timed_dict(result: SimResult, timed: TimedResult) -> dict[str, Any]:
             "about": table.about,
             "costs": {name: dataclasses.asdict(cost) for name, cost in table.costs.items()},
             "sram_citation": table.sram_citation,
+            "sram_bank_kib": table.bank_kib,
+            "sram_wire_citation": table.wire_citation,
             "sram_read_per_byte": table.sram_read(timed.arch.sram_kib),
             "sram_write_per_byte": table.sram_write(timed.arch.sram_kib),
             "sram_leakage_uw": table.sram_leakage_uw(timed.arch.sram_kib),

@@ -39,7 +39,12 @@ class SramRow:
 
 @dataclass(frozen=True)
 class EnergyTable:
-    """Costs by name, SRAM rows by rising size; ``unit`` of every energy is "pJ" or a relative one ("MAC")."""
+    """Costs by name, SRAM rows by rising size; ``unit`` of every energy is "pJ" or a relative one ("MAC").
+
+    An SRAM of more than ``bank_kib`` KiB is made of banks of that size. A byte then costs what it costs in
+    a bank, and for each of its bits ``wire`` times the square root of the SRAM's KiB: the way to the bank,
+    as long as the side of the array.
+    """
 
     name: str
     unit: str
@@ -48,6 +53,9 @@ class EnergyTable:
     costs: dict[str, Cost]
     sram: tuple[SramRow, ...]
     sram_citation: str
+    bank_kib: float
+    wire: float
+    wire_citation: str
 
     @property
     def suffix(self) -> str:
@@ -56,15 +64,21 @@ class EnergyTable:
 
     def sram_read(self, kib: float) -> float:
         """Energy of a byte read from an SRAM of ``kib`` KiB."""
-        return self._interpolated("read", kib)
+        return self._of_a_byte("read", kib)
 
     def sram_write(self, kib: float) -> float:
         """Energy of a byte written to an SRAM of ``kib`` KiB."""
-        return self._interpolated("write", kib)
+        return self._of_a_byte("write", kib)
 
     def sram_leakage_uw(self, kib: float) -> float:
-        """Leakage power of the SRAM in microwatts."""
-        return self._interpolated("leakage_uw", kib)
+        """Leakage power of the SRAM in microwatts, of all of its banks."""
+        bank = min(kib, self.bank_kib)
+        return self._interpolated("leakage_uw", bank) * kib / bank
+
+    def _of_a_byte(self, field: str, kib: float) -> float:
+        if kib <= self.bank_kib:
+            return self._interpolated(field, kib)
+        return self._interpolated(field, self.bank_kib) + 8 * self.wire * math.sqrt(kib)
 
     def _interpolated(self, field: str, kib: float) -> float:
         """On logarithmic axes between the two nearest sizes; beyond the ends along the last segment."""
@@ -128,7 +142,7 @@ class _Reader:
         costs = self._section("cost", content["cost"])
         self._keys("[cost]", costs, COSTS)
         sram = self._section("sram", content["sram"])
-        self._keys("[sram]", sram, ("citation", "rows"))
+        self._keys("[sram]", sram, ("citation", "bank_kib", "wire", "wire_citation", "rows"))
         return EnergyTable(
             name=self._text("name", content["name"]),
             unit=self._text("unit", content["unit"]),
@@ -137,6 +151,9 @@ class _Reader:
             costs={name: self._cost(name, costs[name]) for name in COSTS},
             sram=self._sram_rows(sram["rows"]),
             sram_citation=self._text("[sram] citation", sram["citation"]),
+            bank_kib=self._number("[sram] bank_kib", sram["bank_kib"], 1e-3, 1e9),
+            wire=self._number("[sram] wire", sram["wire"], 0, 1e6),
+            wire_citation=self._text("[sram] wire_citation", sram["wire_citation"]),
         )
 
     def _cost(self, name: str, body: Any) -> Cost:

@@ -254,13 +254,12 @@ def _grouped(run: LayerRun, table: EnergyTable, mhz: float) -> dict[str, float]:
     return found
 
 
-def scaled_table(table: EnergyTable, *, dram: float = 1.0, sram: float = 1.0) -> EnergyTable:
-    """A table with dearer or cheaper memories."""
+def scaled_table(table: EnergyTable, *, dram: float) -> EnergyTable:
+    """A table with dearer or cheaper DRAM."""
     costs = dict(table.costs)
     for name in ("dram_bit", "dram_activate"):
         costs[name] = dataclasses.replace(costs[name], value=costs[name].value * dram)
-    rows = tuple(dataclasses.replace(row, read=row.read * sram, write=row.write * sram) for row in table.sram)
-    return dataclasses.replace(table, costs=costs, sram=rows)
+    return dataclasses.replace(table, costs=costs)
 
 
 def by_machine(figures: Iterable[Figures]) -> dict[str, Figures]:

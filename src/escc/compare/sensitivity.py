@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -100,7 +101,7 @@ SCENARIOS: tuple[Scenario, ...] = (
     ),
     Scenario("DRAM energy", "x 0.5", table=lambda table: scaled_table(table, dram=0.5)),
     Scenario("DRAM energy", "x 2.5: 20 pJ a bit", table=lambda table: scaled_table(table, dram=2.5)),
-    Scenario("SRAM energy", "x 0.5: banked", table=lambda table: scaled_table(table, sram=0.5)),
+    Scenario("SRAM energy", "single arrays, no banks", table=lambda table: replace(table, bank_kib=math.inf)),
     Scenario(
         "SRAM of all machines",
         "x 0.5",
