@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from escc.errors import EsccError
 from escc.isa.registers import ConvFlags, ConvRegisters, DmaRegisters, UnitRegisters, VecFlags, VecRegisters
+from escc.isa.sparsemap import smallest_row_streams
 
 SRAM, DRAM = "SRAM", "DRAM"
 RECORD_BYTES = 9
@@ -19,7 +20,7 @@ TABLE_BYTES = 256
 
 # Plain integers: this runs once per executed instruction, and a flag enumeration is ten times slower.
 _CONV_SIGNED, _CONV_RESIDUAL = int(ConvFlags.Y_SIGNED), int(ConvFlags.RESIDUAL)
-_CONV_TABLE = int(ConvFlags.TABLE)
+_CONV_TABLE, _CONV_TWO_LEVEL = int(ConvFlags.TABLE), int(ConvFlags.TWO_LEVEL)
 _VEC_SIGNED, _VEC_TABLE, _VEC_ADAPTIVE = int(VecFlags.Y_SIGNED), int(VecFlags.TABLE), int(VecFlags.ADAPTIVE)
 
 
@@ -127,7 +128,8 @@ _CONV_POSITIVE = (
 
 def _conv_combine(r: ConvRegisters) -> Footprint:
     _positive("conv", r, *_CONV_POSITIVE, "bases")
-    shortest = r.outs * ((r.chans * r.bases + 7) // 8)
+    two_level = bool(r.flags & _CONV_TWO_LEVEL)
+    shortest = smallest_row_streams(r.outs, r.chans, r.bases, two_level=two_level)
     stream = _run(SRAM, False, "coefficients", r.coef_addr, shortest)
     found = _convolution(r, r.bases * r.kernel_h * r.kernel_w, stream)
     return Footprint(found, found.index(stream))

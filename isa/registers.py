@@ -32,6 +32,7 @@ class ConvFlags(IntFlag):
     RESIDUAL = 4
     RESIDUAL_SIGNED = 8
     TABLE = 16
+    TWO_LEVEL = 32
 
 
 class VecFlags(IntFlag):
@@ -111,7 +112,12 @@ class ConvRegisters(NamedTuple):
     high: Annotated[int, Field(-16, "", "highest output value")] = 0
     bands: Annotated[int, Field(24, "", "bands the output rows are cut into")] = 0
     flags: Annotated[
-        int, Field(5, "", "bits: 0 x signed, 1 y signed, 2 residual present, 3 residual signed, 4 table")
+        int,
+        Field(
+            6,
+            "",
+            "bits: 0 x signed, 1 y signed, 2 residual present, 3 residual signed, 4 table, 5 two-level masks",
+        ),
     ] = 0
 
 

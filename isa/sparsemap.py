@@ -5,6 +5,10 @@ basis m = 0..M-1, the mask bits of that chunk; then one sign bit (1 = negative) 
 order; then zero bits up to a whole byte. Bits are little-endian within a byte. Rows follow each other in k
 order without an offset table: where a row ends is known once its masks are read.
 
+A *two-level* row stream has other masks: one bit per channel, set if any of its M coefficients is not zero;
+then M mask bits, m = 0..M-1, for each channel whose bit is set. Signs and padding are the same. It is shorter
+where channels without a coefficient are more than one in M: sparse codes, and the planes of pruned weights.
+
 An activation vector of C channels is ceil(C/8) mask bytes and one byte per non-zero, in channel order.
 """
 
@@ -17,22 +21,31 @@ import numpy.typing as npt
 
 from escc.errors import EsccError
 
+TWO_LEVEL_BASES = 64
+"""Most bases of a two-level stream: a bit of it must not stand for any number of coefficients."""
+
 Int8Array = npt.NDArray[np.int8]
 ByteBuffer = bytes | bytearray | memoryview | npt.NDArray[np.uint8]
 
 
-def row_stream_sizes(coefficients: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
+def row_stream_sizes(coefficients: npt.NDArray[Any], *, two_level: bool = False) -> npt.NDArray[np.int64]:
     """Bytes of each row stream: (K,) int64 for ``coefficients`` (K, C, M)."""
-    nonzeros = np.count_nonzero(coefficients.reshape(coefficients.shape[0], -1), axis=1)
-    return (np.prod(coefficients.shape[1:], dtype=np.int64) + nonzeros + 7) // 8
+    rows, chans, bases = coefficients.shape
+    mask = coefficients != 0
+    signs = np.count_nonzero(mask.reshape(rows, -1), axis=1)
+    masks = chans + bases * np.count_nonzero(mask.any(axis=2), axis=1) if two_level else chans * bases
+    return (masks + signs + 7) // 8
 
 
-def encode_row_streams(coefficients: npt.NDArray[Any], chunk: int) -> npt.NDArray[np.uint8]:
+def encode_row_streams(
+    coefficients: npt.NDArray[Any], chunk: int, *, two_level: bool = False
+) -> npt.NDArray[np.uint8]:
     """The row streams of all output channels, concatenated: uint8 bytes.
 
     Args:
         coefficients: (K, C, M), every value -1, 0 or 1.
         chunk: channels in one mask word.
+        two_level: which masks.
 
     Raises:
         EsccError: a value is not ternary.
@@ -46,33 +59,48 @@ def encode_row_streams(coefficients: npt.NDArray[Any], chunk: int) -> npt.NDArra
     rows, length = flat.shape
     mask = flat != 0
     nonzeros = np.count_nonzero(mask, axis=1)
-    sizes = (length + nonzeros + 7) // 8
+    cells = np.zeros((0, values.shape[2]), np.bool_)
+    lengths = np.full(rows, length)
+    if two_level:
+        by_channel = values != 0
+        heads = by_channel.any(axis=2)
+        cells = by_channel[heads]
+        length = values.shape[1]
+        lengths = length + values.shape[2] * np.count_nonzero(heads, axis=1)
+    else:
+        heads = mask
+    sizes = (lengths + nonzeros + 7) // 8
     width = int(sizes.max(initial=0))
     bits = np.zeros((rows, width * 8), np.bool_)
-    bits[:, :length] = mask
-    bits[:, length:][_prefix(nonzeros, width * 8 - length)] = flat[mask] < 0
+    bits[:, :length] = heads
+    bits[_between(np.full(rows, length), lengths, width * 8)] = cells.reshape(-1)
+    bits[_between(lengths, lengths + nonzeros, width * 8)] = flat[mask] < 0
     packed = np.packbits(bits, axis=1, bitorder="little")
     return packed[_prefix(sizes, width)]
 
 
-def row_offsets(buffer: ByteBuffer, outs: int, length: int) -> list[int]:
+def row_offsets(
+    buffer: ByteBuffer, outs: int, chans: int, bases: int, *, two_level: bool = False
+) -> list[int]:
     """Byte offsets of the row streams in ``buffer``, and after the last one the end: ``outs + 1`` numbers.
 
-    Args:
-        length: mask bits of a row, C * M.
-
     Raises:
-        EsccError: the streams do not fit into the buffer, or padding bits are set.
+        EsccError: the streams do not fit into the buffer, padding bits are set, or too many bases.
     """
+    if two_level and bases > TWO_LEVEL_BASES:
+        raise EsccError(f"two-level masks of {bases} bases, at most {TWO_LEVEL_BASES} are allowed")
     view = memoryview(buffer.data if isinstance(buffer, np.ndarray) else buffer)
     available = len(view)
-    mask_bytes = (length + 7) // 8
-    mask = (1 << length) - 1
+    head = chans if two_level else chans * bases
     offset = 0
     offsets = [0]
     for row in range(outs):
-        nonzeros = (int.from_bytes(view[offset : offset + mask_bytes], "little") & mask).bit_count()
-        used = length + nonzeros
+        length = head
+        set_bits = _count_bits(view, offset, 0, head)
+        if two_level:
+            length += set_bits * bases
+            set_bits = _count_bits(view, offset, head, length)
+        used = length + set_bits
         end = offset + (used + 7) // 8
         if end > available:
             raise EsccError(f"the coefficient stream ends inside row {row}")
@@ -83,29 +111,42 @@ def row_offsets(buffer: ByteBuffer, outs: int, length: int) -> list[int]:
     return offsets
 
 
+def smallest_row_streams(outs: int, chans: int, bases: int, *, two_level: bool) -> int:
+    """Bytes that the row streams of a layer take at least: those of its masks when nothing is set."""
+    return outs * (((chans if two_level else chans * bases) + 7) // 8)
+
+
 def decode_row_streams(
-    buffer: ByteBuffer, outs: int, chans: int, bases: int, chunk: int
+    buffer: ByteBuffer, outs: int, chans: int, bases: int, chunk: int, *, two_level: bool = False
 ) -> tuple[Int8Array, int]:
     """Decode the row streams at the start of ``buffer``: coefficients (outs, chans, bases) int8, bytes used.
 
     Raises:
-        EsccError: the streams do not fit into the buffer, or padding bits are set.
+        EsccError: the streams do not fit into the buffer, padding bits are set, or too many bases.
     """
-    length = chans * bases
-    if outs < 1 or length < 1 or chunk < 1:
+    if outs < 1 or chans < 1 or bases < 1 or chunk < 1:
         raise EsccError(f"a coefficient stream of {outs} x {chans} x {bases} does not exist")
     data = buffer if isinstance(buffer, np.ndarray) else np.frombuffer(buffer, np.uint8)
-    if outs * ((length + 7) // 8) > data.size:
+    if smallest_row_streams(outs, chans, bases, two_level=two_level) > data.size:
         raise EsccError(f"coefficients of {outs} x {chans} x {bases} do not fit into {data.size} bytes")
-    offsets = np.array(row_offsets(buffer, outs, length), dtype=np.int64)
+    offsets = np.array(row_offsets(buffer, outs, chans, bases, two_level=two_level), dtype=np.int64)
     sizes = np.diff(offsets)
     width = int(sizes.max())
     packed = np.zeros((outs, width), np.uint8)
     packed[_prefix(sizes, width)] = data[: offsets[-1]]
     bits = np.unpackbits(packed, axis=1, bitorder="little").view(np.bool_)
-    mask = bits[:, :length]
+    if two_level:
+        heads = bits[:, :chans]
+        lengths = chans + bases * np.count_nonzero(heads, axis=1)
+        by_channel = np.zeros((outs, chans, bases), np.int8)
+        cells = bits[_between(np.full(outs, chans), lengths, width * 8)]
+        by_channel[heads] = cells.reshape(-1, bases)
+        mask = _to_stream_order(by_channel, chunk).view(np.bool_)
+    else:
+        mask = bits[:, : chans * bases]
+        lengths = np.full(outs, chans * bases)
     flat = mask.astype(np.int8)
-    signs = bits[:, length:][_prefix(np.count_nonzero(mask, axis=1), width * 8 - length)]
+    signs = bits[_between(lengths, lengths + np.count_nonzero(mask, axis=1), width * 8)]
     flat[mask] = 1 - 2 * signs.view(np.int8)
     return _from_stream_order(flat, chans, bases, chunk), int(offsets[-1])
 
@@ -174,3 +215,16 @@ def _from_stream_order(flat: Int8Array, chans: int, bases: int, chunk: int) -> I
 def _prefix(counts: npt.NDArray[Any], width: int) -> npt.NDArray[np.bool_]:
     """(rows, width) bool, the first ``counts[row]`` of each row true."""
     return np.arange(width) < counts[:, None]
+
+
+def _between(start: npt.NDArray[Any], stop: npt.NDArray[Any], width: int) -> npt.NDArray[np.bool_]:
+    """(rows, width) bool, the columns from ``start[row]`` up to ``stop[row]`` of each row true."""
+    columns = np.arange(width)
+    return (columns >= start[:, None]) & (columns < stop[:, None])
+
+
+def _count_bits(view: memoryview, offset: int, start: int, stop: int) -> int:
+    """Set bits from bit ``start`` up to bit ``stop`` behind the byte ``offset``; bytes that are not there
+    have none."""
+    word = int.from_bytes(view[offset : offset + (stop + 7) // 8], "little")
+    return ((word & ((1 << stop) - 1)) >> start).bit_count()

@@ -16,7 +16,7 @@ from escc.isa.instructions import BY_MNEMONIC
 from escc.isa.maps import MapDescriptor
 from escc.isa.program import Program
 from escc.isa.races import Race, RaceCheck, box_view, overlap
-from escc.isa.registers import ConvRegisters, DmaRegisters
+from escc.isa.registers import ConvFlags, ConvRegisters, DmaRegisters
 from escc.isa.sequence import Dispatch, expand
 from escc.isa.sparsemap import row_offsets
 
@@ -153,7 +153,7 @@ class _Streams:
 
     def __init__(self, size: int) -> None:
         self._bytes = np.zeros(size, np.uint8)
-        self._measured: dict[tuple[int, int, int], int] = {}
+        self._measured: dict[tuple[int, int, int, int, bool], int] = {}
 
     def load(self, registers: DmaRegisters, data: npt.NDArray[np.uint8]) -> None:
         """Follow a load_stream."""
@@ -166,11 +166,13 @@ class _Streams:
 
     def measure(self, registers: ConvRegisters) -> int:
         """Bytes of the coefficient stream of a conv_combine."""
-        key = (registers.coef_addr, registers.outs, registers.chans * registers.bases)
+        two_level = bool(registers.flags & ConvFlags.TWO_LEVEL)
+        shape = (registers.outs, registers.chans, registers.bases)
+        key = (registers.coef_addr, *shape, two_level)
         size = self._measured.get(key)
         if size is None:
-            size = row_offsets(self._bytes[registers.coef_addr :], key[1], key[2])[-1]
-            self._measured[key] = size
+            content = self._bytes[registers.coef_addr :]
+            size = self._measured[key] = row_offsets(content, *shape, two_level=two_level)[-1]
         return size
 
 

@@ -48,7 +48,7 @@ def convolution_layer(op: LayerOp, store: TensorStore, arch: Arch) -> MachineLay
     shape = shape_of(op.out)
     groups = int(convolve.value("groups"))
     _check_partial_sums(op, shape[1], rule, arch)
-    streams, bases, density = _streams(op, convolve, combine, store, arch, x)
+    streams, bases, density, two_level = _streams(op, convolve, combine, store, arch, x)
     registers = {
         "height": x.shape[0],
         "width": x.shape[1],
@@ -63,7 +63,7 @@ def convolution_layer(op: LayerOp, store: TensorStore, arch: Arch) -> MachineLay
         "dil_w": dilation[1],
         "low": int(op.value("low")),
         "high": int(op.value("high")),
-        "flags": _flags(op, operands),
+        "flags": _flags(op, operands) | int(two_level) * int(ConvFlags.TWO_LEVEL),
     }
     if len(operands) > 1:
         registers["res_mult"] = int(op.value("residual_multiplier"))
@@ -132,14 +132,14 @@ def _streams(
     store: TensorStore,
     arch: Arch,
     x: Operand,
-) -> tuple[list[Stream], int, float]:
-    """(streams, bases M, density of the coefficients); checks that no sum can overflow."""
+) -> tuple[list[Stream], int, float, bool]:
+    """(streams, bases M, density of the coefficients, two-level masks); checks that no sum can overflow."""
     kernels = store[convolve.weight_name("bases")]
     requant = store[op.weight_name("requant")]
     streams = [requant_stream(requant)]
     if combine is None:
         streams.append(channel_bases(kernels))
-        bases, density = 1, 1.0
+        bases, density, two_level = 1, 1.0, False
         # bytes are at most 128: mostly enough to rule an overflow out without reading every weight
         taps = kernels.size // len(kernels)
         largest = 128 if x.signed else 255
@@ -149,7 +149,8 @@ def _streams(
     else:
         coefficients = store[combine.weight_name("coefficients")]
         nonzeros = row_nonzeros(coefficients)
-        streams += [shared_bases(kernels), coefficient_stream(coefficients, nonzeros, arch.chunk)]
+        stream, two_level = coefficient_stream(coefficients, nonzeros, arch.chunk)
+        streams += [shared_bases(kernels), stream]
         bases = int(kernels.shape[0])
         density = float(nonzeros.sum()) / max(coefficients.size, 1)
         limit = 1 << (arch.z_bits - 1)
@@ -158,7 +159,7 @@ def _streams(
     _check_accumulator(op, sums, requant)
     if (table := op.symbol("table")) is not None:
         streams.append(table_stream(store[table]))
-    return streams, bases, density
+    return streams, bases, density, two_level
 
 
 def _sizes(kernels: NDArray[Any]) -> NDArray[np.int64]:

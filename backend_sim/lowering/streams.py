@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from escc.backend_sim.lowering.layers import Stream
-from escc.isa.sparsemap import encode_row_streams
+from escc.isa.sparsemap import TWO_LEVEL_BASES, encode_row_streams, row_stream_sizes
 
 Array = NDArray[Any]
 RECORD_BYTES = 9
@@ -21,16 +20,23 @@ def row_nonzeros(coefficients: Array) -> NDArray[np.int64]:
     return np.fromiter((np.count_nonzero(row) for row in rows), np.int64, len(rows))
 
 
-def coefficient_stream(coefficients: Array, nonzeros: NDArray[np.int64], chunk: int) -> Stream:
-    """Row streams of ternary coefficients (K, C, M): C * M mask bits and a sign bit per non-zero, in whole
-    bytes; ``nonzeros`` (K,) as from `row_nonzeros`."""
-    sizes = (math.prod(coefficients.shape[1:]) + nonzeros + 7) // 8
+def coefficient_stream(coefficients: Array, nonzeros: NDArray[np.int64], chunk: int) -> tuple[Stream, bool]:
+    """Row streams of ternary coefficients (K, C, M), and whether their masks have two levels: where that
+    takes fewer bytes. ``nonzeros`` (K,) as from `row_nonzeros`."""
+    _, chans, bases = coefficients.shape
+    sizes = (chans * bases + nonzeros + 7) // 8
+    # a channel's bit stands for `bases` bits, and only a channel without coefficients saves any
+    two_level = False
+    if 1 < bases <= TWO_LEVEL_BASES and nonzeros.sum() < coefficients.size - coefficients.size // bases:
+        others = row_stream_sizes(coefficients, two_level=True)
+        two_level = bool(others.sum() < sizes.sum())
+        sizes = others if two_level else sizes
     offsets = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
 
     def encode(first: int, stop: int) -> NDArray[np.uint8]:
-        return encode_row_streams(coefficients[first:stop], chunk)
+        return encode_row_streams(coefficients[first:stop], chunk, two_level=two_level)
 
-    return Stream("coefficients", "coef_addr", int(offsets[-1]), offsets, encode)
+    return Stream("coefficients", "coef_addr", int(offsets[-1]), offsets, encode), two_level
 
 
 def shared_bases(bases: Array) -> Stream:

@@ -23,6 +23,7 @@ from escc.backend_sim.simulator.operands import Coefficients, Kernels, OperandCa
 from escc.backend_sim.simulator.windows import fill_inside, pad
 from escc.backend_sim.simulator.workspace import Workspace
 from escc.errors import EsccError
+from escc.isa.registers import ConvFlags
 
 Floats = npt.NDArray[np.floating[Any]]
 
@@ -54,7 +55,10 @@ def conv_operands(plan: ConvPlan, memory: Memory, cache: OperandCache, chunk: in
     size = (r.kernel_h, r.kernel_w)
     coefficients = None
     if plan.form == "combine":
-        coefficients = cache.coefficients(memory, r.coef_addr, r.outs, r.chans, r.bases, chunk)
+        two_level = bool(r.flags & ConvFlags.TWO_LEVEL)
+        coefficients = cache.coefficients(
+            memory, r.coef_addr, r.outs, r.chans, r.bases, chunk, two_level=two_level
+        )
         kernels = cache.kernels(memory, r.basis_addr, (r.bases, *size))
     elif plan.form == "dense":
         kernels = cache.kernels(memory, r.basis_addr, (r.outs, r.chans, *size))

@@ -60,7 +60,7 @@ class _Conv:
     plan: ConvPlan
     timing: Callable[[], tuple[ConvTiming, int, list[int]]]
     combine: bool
-    stream_bytes: int
+    register_bytes: int
     coefficients: int
     kernel_bytes: int
     activations: int
@@ -222,7 +222,7 @@ class Meter:
             plan,
             timing,
             coefficients is not None,
-            0 if coefficients is None else coefficients.stream_bytes,
+            0 if coefficients is None else coefficients.register_bytes,
             0 if coefficients is None else coefficients.size,
             kernel_bytes,
             x[0].size,
@@ -300,7 +300,7 @@ class Meter:
         outputs = _column([r.y_rows * r.y_cols for r in registers]) * outs
         tables = _column([conv.plan.table for conv in convs])
         residuals = _column([conv.plan.residual is not None for conv in convs])
-        streams = _column([conv.stream_bytes for conv in convs])
+        streams = _column([conv.register_bytes for conv in convs])
         words = _column([r.outs * max(r.bases, 1) * -(-r.chans // arch.chunk) for r in registers])
         masks = _column([r.outs * r.bases * r.chans for r in registers])
         value_bits = np.where(combine, arch.z_bits, 8)

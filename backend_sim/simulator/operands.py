@@ -21,6 +21,7 @@ from escc.backend_sim.simulator.memory import Bytes, Memory
 from escc.backend_sim.simulator.numerics import MAX_SHIFT, Int64s, Requantizer
 from escc.backend_sim.simulator.timing import Codec, NumpyEngine, Ternary
 from escc.errors import EsccError
+from escc.isa.sparsemap import row_stream_sizes
 
 Float32s = npt.NDArray[np.float32]
 
@@ -40,11 +41,17 @@ class Coefficients:
     shape: tuple[int, int, int]
     chunk: int
     codec: Codec
+    two_level: bool
 
     @property
     def stream_bytes(self) -> int:
         """Bytes of the stream."""
         return self.data.size
+
+    @cached_property
+    def register_bytes(self) -> int:
+        """Bytes of the stream in the registers of the rows, where masks are plain."""
+        return int(row_stream_sizes(self.ternary).sum()) if self.two_level else self.data.size
 
     @property
     def size(self) -> int:
@@ -54,7 +61,7 @@ class Coefficients:
     @cached_property
     def ternary(self) -> npt.NDArray[np.int8]:
         """The coefficients, (outs, chans, bases)."""
-        return self.codec.decode(self.data, *self.shape, self.chunk)[0]
+        return self.codec.decode(self.data, *self.shape, self.chunk, two_level=self.two_level)[0]
 
     @cached_property
     def planes(self) -> Float32s:
@@ -72,7 +79,7 @@ class Coefficients:
         found = self._recomposed.get(key)
         if found is None:
             flat = kernels.values.reshape(self.shape[2])
-            quick = self.codec.recompose(self.data, *self.shape, self.chunk, flat)
+            quick = self.codec.recompose(self.data, *self.shape, self.chunk, flat, two_level=self.two_level)
             if quick is None:
                 outs, chans, bases = self.shape
                 values = self.ternary.reshape(outs * chans, bases).astype(np.float32)
@@ -198,11 +205,19 @@ class OperandCache:
         self._codec = codec or NumpyEngine()
         self._held = 0
         self._entries: OrderedDict[Hashable, tuple[Any, int]] = OrderedDict()
-        self._stream_sizes: dict[tuple[int, int, int, int], int] = {}
+        self._stream_sizes: dict[tuple[int, int, int, int, bool], int] = {}
         self._lock = Lock()
 
     def coefficients(
-        self, memory: Memory, address: int, outs: int, chans: int, bases: int, chunk: int
+        self,
+        memory: Memory,
+        address: int,
+        outs: int,
+        chans: int,
+        bases: int,
+        chunk: int,
+        *,
+        two_level: bool = False,
     ) -> Coefficients:
         """The row streams at SRAM ``address``.
 
@@ -213,15 +228,17 @@ class OperandCache:
         origin = memory.origin(address)
         size = None
         if origin is not None:
-            size = self._stream_sizes.get((origin[0], *shape))
+            size = self._stream_sizes.get((origin[0], *shape, two_level))
         if size is None or origin is None or size > origin[1]:
             # Only the streams themselves tell how long they are.
-            size = self._codec.stream_bytes(memory.tail(address), outs, chans * bases)
+            size = self._codec.stream_bytes(memory.tail(address), *shape, two_level=two_level)
             if origin is not None and size <= origin[1]:
-                self._stream_sizes[(origin[0], *shape)] = size
+                self._stream_sizes[(origin[0], *shape, two_level)] = size
         key, data = memory.operand(address, size)
         return self._get(
-            ("coefficients", shape, key), lambda: Coefficients(data, shape, chunk, self._codec), 6
+            ("coefficients", shape, two_level, key),
+            lambda: Coefficients(data, shape, chunk, self._codec, two_level),
+            6,
         )
 
     def kernels(self, memory: Memory, address: int, shape: tuple[int, ...]) -> Kernels:

@@ -75,6 +75,7 @@ class Conv:
     registers: ConvRegisters
     combine: bool
     stream_bytes: int
+    register_bytes: int
     kernel_bytes: int
 
 
@@ -237,6 +238,7 @@ class _Watch:
                 plan.registers,
                 coefficients is not None,
                 0 if coefficients is None else coefficients.stream_bytes,
+                0 if coefficients is None else coefficients.register_bytes,
                 operands.kernels.values.size,
             )
         )
@@ -287,6 +289,7 @@ class _Columns:
             [r.bases if conv.combine else 1 for r, conv in zip(registers, convs, strict=True)]
         )
         self.stream_bytes = column([conv.stream_bytes for conv in convs])
+        self.register_bytes = column([conv.register_bytes for conv in convs])
         self.kernel_bytes = column([conv.kernel_bytes for conv in convs])
 
     def events(self, arch: Arch, figures: Counts, bands: Counts) -> dict[str, float]:
@@ -304,7 +307,7 @@ class _Columns:
         sums: dict[str, npt.NDArray[Any]] = {
             "sram_read_bytes": f["ring_bytes_written"] + bands * self.stream_bytes + kernels,
             "ring_bits": 8 * (f["ring_bytes_written"] + f["ring_bytes_read"]),
-            "operand_bits": 8 * (f["products"] + positions * self.stream_bytes),
+            "operand_bits": 8 * (f["products"] + positions * self.register_bytes),
             "dilution_bit_levels": positions * self.outs * self.bases * self.chans * planes,
             "moved_bits": combine * f["matches"] * moved,
             "lane_adds": combine * f["matches"],

@@ -1,9 +1,9 @@
 """What a convolution costs: bits as stored, and operations in either order of the decomposed form.
 
 One multiplication with its addition is one MAC; batch norm is folded and biases cost the same in every form:
-both left out. Counts are for one image. Sizes follow the operand streams of the machine: a mask bit per
-coefficient and a sign bit per non-zero, each output's row padded to whole bytes; int8 bases; a 32-bit
-multiplier and an 8-bit shift per output channel as its scale.
+both left out. Counts are for one image. Sizes follow the operand streams of the machine: plain or two-level
+masks of the coefficients and a sign bit per non-zero, each output's row padded to whole bytes; int8 bases; a
+32-bit multiplier and an 8-bit shift per output channel as its scale.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ Array = NDArray[Any]
 
 SCALE_BITS = 40
 FLOAT_BITS = 32
+TWO_LEVEL_PLANES = 64
+"""Most bases of a stream with two-level masks."""
 
 
 @dataclass(frozen=True)
@@ -151,15 +153,25 @@ class Storage:
 
 
 def decomposed_storage(bases: Array, coefficients: Array) -> Storage:
-    """Bits of bases (M, R, S) as int8 and ternary coefficients (K, C/groups, M) as mask and sign stream."""
-    nonzeros = np.count_nonzero(coefficients, axis=(1, 2))
-    masks = coefficients[0].size
+    """Bits of bases (M, R, S) as int8 and ternary coefficients (K, C/groups, M) as mask and sign stream.
+
+    Masks have a bit for each coefficient; or, where that takes fewer bytes, one for each channel and M for
+    each channel that has any coefficient.
+    """
+    outputs, channels, planes = coefficients.shape
+    used = coefficients != 0
+    nonzeros = np.count_nonzero(used, axis=(1, 2))
+    plain = np.full(outputs, channels * planes)
+    two_level = channels + planes * np.count_nonzero(used.any(axis=2), axis=1)
+    masks = min(plain, two_level, key=lambda bits: int((-(-(bits + nonzeros) // 8)).sum()))
+    if planes > TWO_LEVEL_PLANES:
+        masks = plain
     return Storage(
-        coefficients.size,
+        int(masks.sum()),
         int(nonzeros.sum()),
         int((-(masks + nonzeros) % 8).sum()),
         8 * bases.size,
-        SCALE_BITS * len(coefficients),
+        SCALE_BITS * outputs,
     )
 
 
@@ -186,12 +198,3 @@ def entropy_bits(coefficients: Array) -> float:
     the entropy of -1, 0 and 1."""
     counts = np.unique(np.asarray(coefficients), return_counts=True)[1]
     return float(sum(count * log2(coefficients.size / count) for count in counts.tolist()))
-
-
-def largest_ratio(bases: int, taps: int = 9, density: float = 0.0) -> float:
-    """Most that mask and signs can save against 32-bit weights, whatever the layer's size.
-
-    A kernel of ``taps`` floats becomes ``bases`` mask bits, and a sign bit for the share ``density`` of them:
-    288 / M for 3x3 kernels without any coefficient left. Only removing channels goes beyond.
-    """
-    return FLOAT_BITS * taps / (bases * (1.0 + density))

@@ -17,7 +17,7 @@ def ternary(seed: int, outs: int, chans: int, bases: int, density: float) -> np.
     return np.where(rng.random((outs, chans, bases)) < density, signs, 0).astype(np.int8)
 
 
-def slow_encode(coefficients: np.ndarray, chunk: int) -> bytes:
+def slow_encode(coefficients: np.ndarray, chunk: int, two_level: bool = False) -> bytes:
     """The stream written bit by bit, straight from its definition."""
     outs, chans, bases = coefficients.shape
     stream = b""
@@ -29,6 +29,10 @@ def slow_encode(coefficients: np.ndarray, chunk: int) -> bytes:
                 for value in coefficients[k, start : start + chunk, m]:
                     masks.append(int(value != 0))
                     signs += [int(value < 0)] if value else []
+        if two_level:
+            kept = [row for row in coefficients[k].tolist() if any(row)]
+            masks = [int(any(row)) for row in coefficients[k].tolist()]
+            masks += [int(value != 0) for row in kept for value in row]
         bits = masks + signs
         bits += [0] * (-len(bits) % 8)
         stream += bytes(
@@ -41,29 +45,48 @@ shapes = st.tuples(st.integers(1, 5), st.integers(1, 150), st.integers(1, 4))
 
 
 @settings(max_examples=60)
-@given(shapes, st.integers(0, 2**32), st.floats(0, 1), st.sampled_from([8, 64, 128]))
+@given(shapes, st.integers(0, 2**32), st.floats(0, 1), st.sampled_from([8, 64, 128]), st.booleans())
 def test_row_streams_are_the_definition_and_decode_back(
-    shape: tuple[int, int, int], seed: int, density: float, chunk: int
+    shape: tuple[int, int, int], seed: int, density: float, chunk: int, two_level: bool
 ) -> None:
     coefficients = ternary(seed, *shape, density)
-    stream = sparsemap.encode_row_streams(coefficients, chunk)
-    assert stream.tobytes() == slow_encode(coefficients, chunk)
-    sizes = sparsemap.row_stream_sizes(coefficients)
-    assert sizes.tolist() == [len(slow_encode(coefficients[k : k + 1], chunk)) for k in range(shape[0])]
-    assert sparsemap.row_offsets(stream, shape[0], shape[1] * shape[2]) == [0, *np.cumsum(sizes).tolist()]
+    stream = sparsemap.encode_row_streams(coefficients, chunk, two_level=two_level)
+    assert stream.tobytes() == slow_encode(coefficients, chunk, two_level)
+    sizes = sparsemap.row_stream_sizes(coefficients, two_level=two_level)
+    rows = [coefficients[k : k + 1] for k in range(shape[0])]
+    assert sizes.tolist() == [len(slow_encode(row, chunk, two_level)) for row in rows]
+    offsets = sparsemap.row_offsets(stream, *shape, two_level=two_level)
+    assert offsets == [0, *np.cumsum(sizes).tolist()]
+    assert sparsemap.smallest_row_streams(*shape, two_level=two_level) <= sum(sizes)
     behind = stream.tobytes() + b"\xff\xff"
-    decoded, used = sparsemap.decode_row_streams(behind, *shape, chunk)
+    decoded, used = sparsemap.decode_row_streams(behind, *shape, chunk, two_level=two_level)
     assert used == stream.size
     assert decoded.dtype == np.int8
     np.testing.assert_array_equal(decoded, coefficients)
 
 
 @settings(max_examples=30)
-@given(st.integers(0, 2**32), st.integers(0, 10_000))
-def test_a_cut_stream_is_refused(seed: int, cut: int) -> None:
-    stream = sparsemap.encode_row_streams(ternary(seed, 4, 70, 3, 0.3), 64).tobytes()
+@given(st.integers(0, 2**32), st.integers(0, 10_000), st.booleans())
+def test_a_cut_stream_is_refused(seed: int, cut: int, two_level: bool) -> None:
+    coefficients = ternary(seed, 4, 70, 3, 0.3)
+    stream = sparsemap.encode_row_streams(coefficients, 64, two_level=two_level).tobytes()
     with pytest.raises(EsccError):
-        sparsemap.decode_row_streams(stream[: cut % len(stream)], 4, 70, 3, 64)
+        sparsemap.decode_row_streams(stream[: cut % len(stream)], 4, 70, 3, 64, two_level=two_level)
+
+
+def test_a_two_level_stream_by_hand() -> None:
+    # channels 0 and 3 have coefficients: (0, -1) and (1, 1); signs in the order of the basis
+    coefficients = np.zeros((1, 4, 2), np.int8)
+    coefficients[0, 0] = 0, -1
+    coefficients[0, 3] = 1, 1
+    stream = sparsemap.encode_row_streams(coefficients, 64, two_level=True)
+    # mask 1001, cells 01 11, signs of (3, 0), (0, 1), (3, 1): + - +
+    assert stream.tobytes() == bytes([0b1110_1001, 0b010])
+
+
+def test_a_bit_does_not_stand_for_any_number_of_coefficients() -> None:
+    with pytest.raises(EsccError, match="two-level masks of 65 bases, at most 64"):
+        sparsemap.decode_row_streams(bytes(100), 2, 3, 65, 64, two_level=True)
 
 
 def test_set_padding_bits_are_refused() -> None:

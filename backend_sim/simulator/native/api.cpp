@@ -183,15 +183,91 @@ struct RowReader {
     }
 };
 
-}  // namespace
+// The rows of a two-level stream one after the other.
+struct TwoLevelReader {
+    static constexpr int64_t MOST_BASES = 64;
 
-// Bytes of the row streams at the start of `data`, `length` mask bits each; -1: they are no such streams.
-ESCC_PUBLIC int64_t escc_stream_bytes(const uint8_t *data, int64_t size, int64_t outs, int64_t length) {
-    if (outs < 1 || length < 1) return -1;
-    RowReader rows = {data, size, length};
+    const uint8_t *data;
+    int64_t size, chans, bases;
+    int64_t offset = 0, length = 0, signs = 0;
+    BitReader row = {};
+
+    // The next row, with `length` mask bits of both levels; false: there is none, or bits behind its end are set.
+    bool next() {
+        if (offset > size) return false;
+        row = {data + offset, size - offset};
+        length = chans + bases * ones(0, chans);
+        signs = ones(chans, length);
+        const int64_t bits = length + signs, bytes = up(bits, 8);
+        if (bytes > row.size || (bits & 7 && row.data[bytes - 1] >> (bits & 7))) return false;
+        offset += bytes;
+        return true;
+    }
+
+    // The row as one of plain masks, which is all zeros; returns its bytes.
+    int64_t flatten(int64_t chunk, uint8_t *flat) const {
+        int64_t cell = chans;
+        for (int64_t first = 0; first < chans; first += chunk) {
+            const int64_t count = first + chunk < chans ? chunk : chans - first, begin = first * bases;
+            for (int64_t c = 0; c < count; c += 32) {
+                uint64_t heads = row.bits(first + c, count - c < 32 ? count - c : 32);
+                for (; heads; heads &= heads - 1) {
+                    const int64_t at = begin + c + __builtin_ctzll(heads);
+                    for (int64_t m = 0; m < bases; m++, cell++)
+                        if (row.bits(cell, 1)) flat[(at + m * count) >> 3] |= (uint8_t)(1 << ((at + m * count) & 7));
+                }
+            }
+        }
+        int64_t place = chans * bases;
+        const int64_t end = length + signs;
+        for (int64_t at = length; at < end; at += 32, place += 32) {
+            const int64_t some = end - at < 32 ? end - at : 32;
+            const uint64_t word = row.bits(at, some) << (place & 7);
+            for (int64_t i = 0; i < up((place & 7) + some, 8); i++) flat[(place >> 3) + i] |= (uint8_t)(word >> 8 * i);
+        }
+        return up(chans * bases + signs, 8);
+    }
+
+  private:
+    int64_t ones(int64_t at, int64_t stop) const {
+        int64_t found = 0;
+        for (; at < stop; at += 32) found += __builtin_popcountll(row.bits(at, stop - at < 32 ? stop - at : 32));
+        return found;
+    }
+};
+
+template <class Reader>
+int64_t end_of_rows(Reader rows, int64_t outs) {
     for (int64_t k = 0; k < outs; k++)
         if (!rows.next()) return -1;
     return rows.offset;
+}
+
+}  // namespace
+
+// Bytes of the row streams at the start of `data`; -1: they are no such streams.
+ESCC_PUBLIC int64_t escc_stream_bytes(
+    const uint8_t *data, int64_t size, int64_t outs, int64_t chans, int64_t bases, int64_t two_level) {
+    if (outs < 1 || chans < 1 || bases < 1 || (two_level && bases > TwoLevelReader::MOST_BASES)) return -1;
+    return two_level ? end_of_rows(TwoLevelReader{data, size, chans, bases}, outs)
+                     : end_of_rows(RowReader{data, size, chans * bases}, outs);
+}
+
+// The two-level row streams at the start of `data` as plain ones, in the `room` bytes of `flat`, which are all
+// zeros; `used`: bytes of both. Anything but STATUS_OK: they are no such streams, or there is no room.
+ESCC_PUBLIC int escc_flatten_streams(
+    const uint8_t *data, int64_t size, int64_t outs, int64_t chans, int64_t bases, int64_t chunk, uint8_t *flat,
+    int64_t room, int64_t *used) {
+    if (outs < 1 || chans < 1 || bases < 1 || chunk < 1) return STATUS_BAD_PARAMETER;
+    if (bases > TwoLevelReader::MOST_BASES) return STATUS_BAD_PARAMETER;
+    TwoLevelReader rows = {data, size, chans, bases};
+    used[1] = 0;
+    for (int64_t k = 0; k < outs; k++) {
+        if (!rows.next() || used[1] + up(chans * bases + rows.signs, 8) > room) return STATUS_BAD_PARAMETER;
+        used[1] += rows.flatten(chunk, flat + used[1]);
+    }
+    used[0] = rows.offset;
+    return STATUS_OK;
 }
 
 // The row streams at the start of `data` to ternary (outs, chans, bases), which is all zeros, and the bytes

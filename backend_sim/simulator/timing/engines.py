@@ -19,7 +19,9 @@ ENGINES = ("auto", "native", "numpy")
 class Codec(Protocol):
     """Reads coefficient streams; all give the same."""
 
-    def stream_bytes(self, buffer: npt.NDArray[np.uint8], outs: int, length: int) -> int:
+    def stream_bytes(
+        self, buffer: npt.NDArray[np.uint8], outs: int, chans: int, bases: int, *, two_level: bool = False
+    ) -> int:
         """Bytes of the row streams at the start of a buffer: the last of `escc.isa.sparsemap.row_offsets`.
 
         Raises:
@@ -28,7 +30,14 @@ class Codec(Protocol):
         ...
 
     def decode(
-        self, buffer: npt.NDArray[np.uint8], outs: int, chans: int, bases: int, chunk: int
+        self,
+        buffer: npt.NDArray[np.uint8],
+        outs: int,
+        chans: int,
+        bases: int,
+        chunk: int,
+        *,
+        two_level: bool = False,
     ) -> tuple[npt.NDArray[np.int8], int]:
         """`escc.isa.sparsemap.decode_row_streams`.
 
@@ -45,6 +54,8 @@ class Codec(Protocol):
         bases: int,
         chunk: int,
         kernels: npt.NDArray[np.int8],
+        *,
+        two_level: bool = False,
     ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]] | None:
         """Weights that coefficients stand for with ``kernels`` (bases,) of one tap, straight from the stream.
 
@@ -97,14 +108,23 @@ class NumpyEngine:
         return conv_timing(arch, work, x != 0, None if ternary is None else ternary.mask)
 
     def decode(
-        self, buffer: npt.NDArray[np.uint8], outs: int, chans: int, bases: int, chunk: int
+        self,
+        buffer: npt.NDArray[np.uint8],
+        outs: int,
+        chans: int,
+        bases: int,
+        chunk: int,
+        *,
+        two_level: bool = False,
     ) -> tuple[npt.NDArray[np.int8], int]:
         """See `Codec`."""
-        return decode_row_streams(buffer, outs, chans, bases, chunk)
+        return decode_row_streams(buffer, outs, chans, bases, chunk, two_level=two_level)
 
-    def stream_bytes(self, buffer: npt.NDArray[np.uint8], outs: int, length: int) -> int:
+    def stream_bytes(
+        self, buffer: npt.NDArray[np.uint8], outs: int, chans: int, bases: int, *, two_level: bool = False
+    ) -> int:
         """See `Codec`."""
-        return row_offsets(buffer, outs, length)[-1]
+        return row_offsets(buffer, outs, chans, bases, two_level=two_level)[-1]
 
     def recompose(
         self,
@@ -114,6 +134,8 @@ class NumpyEngine:
         bases: int,
         chunk: int,
         kernels: npt.NDArray[np.int8],
+        *,
+        two_level: bool = False,
     ) -> None:
         """See `Codec`."""
 

@@ -20,7 +20,7 @@ from escc.backend_sim.simulator.timing.conv_timing import check_shapes
 from escc.backend_sim.simulator.timing.geometry import plan
 from escc.backend_sim.simulator.timing.work import ConvTiming, ConvWork, Ternary, TimingArch
 from escc.errors import EsccError
-from escc.isa.sparsemap import decode_row_streams, row_offsets
+from escc.isa.sparsemap import decode_row_streams, row_offsets, smallest_row_streams
 
 LIBRARY = Path(native.__file__).with_name("kernel.so")
 FORMS = {"combine": 0, "dense": 1, "depthwise": 2}
@@ -81,11 +81,12 @@ def library() -> ctypes.CDLL:
             *[ctypes.c_void_p] * 2,
         ]
         loaded.escc_timeline.restype = ctypes.c_int64
-        loaded.escc_stream_bytes.argtypes = [ctypes.c_void_p, *[ctypes.c_int64] * 3]
+        loaded.escc_stream_bytes.argtypes = [ctypes.c_void_p, *[ctypes.c_int64] * 5]
         loaded.escc_stream_bytes.restype = ctypes.c_int64
         stream = [ctypes.c_void_p, *[ctypes.c_int64] * 5]
         loaded.escc_decode_streams.argtypes = [*stream, *[ctypes.c_void_p] * 2]
         loaded.escc_recompose_streams.argtypes = [*stream, *[ctypes.c_void_p] * 3]
+        loaded.escc_flatten_streams.argtypes = [*stream, ctypes.c_void_p, ctypes.c_int64, ctypes.c_void_p]
         parameters, figures = _names(loaded.escc_fields()), _names(loaded.escc_figures())
     except (OSError, AttributeError) as error:
         raise MissingLibraryError(f"{LIBRARY.name} cannot be loaded: {error}") from None
@@ -236,36 +237,42 @@ class NativeEngine:
         )
 
     def decode(
-        self, buffer: npt.NDArray[np.uint8], outs: int, chans: int, bases: int, chunk: int
+        self,
+        buffer: npt.NDArray[np.uint8],
+        outs: int,
+        chans: int,
+        bases: int,
+        chunk: int,
+        *,
+        two_level: bool = False,
     ) -> tuple[npt.NDArray[np.int8], int]:
         """`escc.isa.sparsemap.decode_row_streams`.
 
         Raises:
             EsccError: see there.
         """
-        data = np.ascontiguousarray(buffer)
-        # the definition finds the words for sizes that cannot be
-        if min(outs, chans, bases, chunk) < 1 or outs * ((chans * bases + 7) // 8) > data.size:
-            return decode_row_streams(data, outs, chans, bases, chunk)
+        data, size = self._flat(buffer, outs, chans, bases, chunk, two_level=two_level)
         ternary = np.zeros((outs, chans, bases), np.int8)
         used = np.zeros(1, np.int64)
         status = library().escc_decode_streams(
             _address(data), data.size, outs, chans, bases, chunk, _address(ternary), _address(used)
         )
         if status:
-            return decode_row_streams(data, outs, chans, bases, chunk)
-        return ternary, int(used[0])
+            return decode_row_streams(buffer, outs, chans, bases, chunk, two_level=two_level)
+        return ternary, int(used[0]) if size is None else size
 
-    def stream_bytes(self, buffer: npt.NDArray[np.uint8], outs: int, length: int) -> int:
+    def stream_bytes(
+        self, buffer: npt.NDArray[np.uint8], outs: int, chans: int, bases: int, *, two_level: bool = False
+    ) -> int:
         """Bytes of the row streams at the start of a buffer: the last of `row_offsets`.
 
         Raises:
             EsccError: see there.
         """
         data = np.ascontiguousarray(buffer)
-        size = library().escc_stream_bytes(_address(data), data.size, outs, length)
+        size = library().escc_stream_bytes(_address(data), data.size, outs, chans, bases, int(two_level))
         # the definition finds the words for what is wrong
-        return size if size >= 0 else row_offsets(data, outs, length)[-1]
+        return size if size >= 0 else row_offsets(data, outs, chans, bases, two_level=two_level)[-1]
 
     def recompose(
         self,
@@ -275,18 +282,18 @@ class NativeEngine:
         bases: int,
         chunk: int,
         kernels: npt.NDArray[np.int8],
+        *,
+        two_level: bool = False,
     ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
         """See `escc.backend_sim.simulator.timing.engines.Codec`.
 
         Raises:
             EsccError: see `decode`.
         """
-        data, taps = np.ascontiguousarray(buffer), np.ascontiguousarray(kernels, np.int8)
+        taps = np.ascontiguousarray(kernels, np.int8)
         if taps.shape != (bases,):
             raise AssertionError(f"{bases} bases, but kernels of shape {taps.shape}")
-        # the definition finds the words for sizes that cannot be
-        if min(outs, chans, bases, chunk) < 1 or outs * ((chans * bases + 7) // 8) > data.size:
-            decode_row_streams(data, outs, chans, bases, chunk)
+        data, _ = self._flat(buffer, outs, chans, bases, chunk, two_level=two_level)
         weights, sizes = np.zeros((outs, chans), np.float32), np.empty(outs, np.int64)
         status = library().escc_recompose_streams(
             _address(data),
@@ -300,9 +307,42 @@ class NativeEngine:
             _address(sizes),
         )
         if status:
-            decode_row_streams(data, outs, chans, bases, chunk)
+            decode_row_streams(buffer, outs, chans, bases, chunk, two_level=two_level)
         raise_status(status, None)
         return weights, sizes
+
+    def _flat(
+        self,
+        buffer: npt.NDArray[np.uint8],
+        outs: int,
+        chans: int,
+        bases: int,
+        chunk: int,
+        *,
+        two_level: bool,
+    ) -> tuple[npt.NDArray[np.uint8], int | None]:
+        """The row streams with plain masks; and the bytes of two-level ones.
+
+        Raises:
+            EsccError: see `decode`.
+        """
+        data = np.ascontiguousarray(buffer)
+        # the definition finds the words for sizes that cannot be
+        impossible = min(outs, chans, bases, chunk) < 1
+        if impossible or smallest_row_streams(outs, chans, bases, two_level=two_level) > data.size:
+            decode_row_streams(data, outs, chans, bases, chunk, two_level=two_level)
+        if not two_level:
+            return data, None
+        # a row has at most as many sign bits as mask bits of the second level, and those are in the data
+        room = outs * ((chans * bases + 7) // 8 + 1) + data.size
+        flat, used = np.zeros(room, np.uint8), np.zeros(2, np.int64)
+        status = library().escc_flatten_streams(
+            _address(data), data.size, outs, chans, bases, chunk, _address(flat), room, _address(used)
+        )
+        if status:
+            decode_row_streams(data, outs, chans, bases, chunk, two_level=True)
+        raise_status(status, None)
+        return flat[: int(used[1])], int(used[0])
 
 
 def raise_status(status: int, work: ConvWork | None) -> None:

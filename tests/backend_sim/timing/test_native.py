@@ -169,15 +169,16 @@ def test_streams_are_decoded_alike(seed: int) -> None:
     values = generator.integers(-1, 2, (outs, chans, bases)) * (
         generator.random((outs, chans, bases)) < density
     )
-    stream = encode_row_streams(values, chunk)
+    two_level = bool(seed % 2)
+    stream = encode_row_streams(values, chunk, two_level=two_level)
     engine = make_engine("native")
     for data in (stream, np.concatenate([stream, generator.integers(0, 256, 9, np.uint8)])):
-        decoded, used = engine.decode(data, outs, chans, bases, chunk)
+        decoded, used = engine.decode(data, outs, chans, bases, chunk, two_level=two_level)
         np.testing.assert_array_equal(decoded, values)
         assert used == stream.size
-        assert engine.stream_bytes(data, outs, chans * bases) == stream.size
+        assert engine.stream_bytes(data, outs, chans, bases, two_level=two_level) == stream.size
     kernels = generator.integers(-128, 128, bases, np.int8)
-    recomposed = engine.recompose(stream, outs, chans, bases, chunk, kernels)
+    recomposed = engine.recompose(stream, outs, chans, bases, chunk, kernels, two_level=two_level)
     assert recomposed is not None
     np.testing.assert_array_equal(recomposed[0], values @ kernels.astype(np.int64))
     np.testing.assert_array_equal(recomposed[1], np.abs(recomposed[0]).sum(axis=1))
@@ -191,13 +192,13 @@ def test_streams_are_decoded_alike(seed: int) -> None:
         answers: list[object] = []
         for codec in (NumpyEngine(), engine):
             try:
-                decoded, used = codec.decode(data, outs, chans, bases, chunk)
-                assert codec.stream_bytes(data, outs, chans * bases) == used
+                decoded, used = codec.decode(data, outs, chans, bases, chunk, two_level=two_level)
+                assert codec.stream_bytes(data, outs, chans, bases, two_level=two_level) == used
                 answers.append((decoded.tolist(), used))
             except EsccError as error:
                 answers.append(str(error))
         assert answers[0] == answers[1]
         if isinstance(answers[0], str):
             with pytest.raises(EsccError) as error:
-                engine.recompose(data, outs, chans, bases, chunk, kernels)
+                engine.recompose(data, outs, chans, bases, chunk, kernels, two_level=two_level)
             assert str(error.value) == answers[0]
