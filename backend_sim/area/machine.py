@@ -93,6 +93,14 @@ def _rows(arch: Arch, cells: Cells) -> Iterator[Part]:
         cells.memory(sums, arch.macs),
         f"{arch.psum_entries} x {PSUM_BITS} bits in {arch.macs} banks",
     )
+    held = cells.table.window_sums
+    yield Part(
+        "partial_sums",
+        "under the window",
+        count,
+        cells.registers(held * PSUM_BITS),
+        f"{held} of {PSUM_BITS} bits, registers: {cells.table.window_why}",
+    )
     yield Part(
         "requantisation",
         "requantisers",

@@ -36,8 +36,8 @@ class Cell:
 class AreaTable:
     """Cells by name, SRAM (KiB, mm2) by rising size, and sizes that an architecture file does not name.
 
-    ``operand_kib``: store of a row for the coefficients and taps of its output channel. ``bases``: sums Z
-    that a row holds for a position.
+    ``operand_kib``: store of a row for the coefficients and taps of its output channel. ``window_sums``:
+    partial sums that it holds in registers. ``bases``: sums Z that it holds for a position.
     """
 
     name: str
@@ -48,6 +48,8 @@ class AreaTable:
     sram_citation: str
     operand_kib: float
     operand_why: str
+    window_sums: int
+    window_why: str
     bases: int
     bases_why: str
 
@@ -91,7 +93,9 @@ def _read(path: Path) -> AreaTable:
         raise EsccError(f"not a valid TOML file: {error}", where=str(path)) from None
     body = _Body(content, "the table", str(path), ("name", "node_nm", "about", "cell", "sizes", "sram"))
     cells = body.section("cell", CELLS)
-    sizes = body.section("sizes", ("operand_kib", "operand_why", "bases", "bases_why"))
+    sizes = body.section(
+        "sizes", ("operand_kib", "operand_why", "window_sums", "window_why", "bases", "bases_why")
+    )
     sram = body.section("sram", ("citation", "rows"))
     return AreaTable(
         name=body.text("name"),
@@ -102,6 +106,8 @@ def _read(path: Path) -> AreaTable:
         sram_citation=sram.text("citation"),
         operand_kib=sizes.number("operand_kib", 0.01, 1e6),
         operand_why=sizes.text("operand_why"),
+        window_sums=int(sizes.number("window_sums", 1, 65536)),
+        window_why=sizes.text("window_why"),
         bases=int(sizes.number("bases", 1, 1024)),
         bases_why=sizes.text("bases_why"),
     )

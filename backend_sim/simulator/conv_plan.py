@@ -39,6 +39,17 @@ class ConvPlan:
         """Taps of a kernel."""
         return self.rows.taps * self.cols.taps
 
+    @property
+    def sums_fetched(self) -> int:
+        """Partial sums read from the memory of a row during the instruction, and written to it as often.
+
+        The sums under the window are in registers. As the window moves on, those of the output rows it
+        touches leave, and come back with the next input row of theirs: a sum is there once for every input
+        row under its kernel, begins at 0 the first time, and is done the last.
+        """
+        r = self.registers
+        return r.outs * r.y_cols * sum(max(0, taps - 1) for taps in self.rows.taps_inside)
+
 
 @lru_cache(maxsize=8192)
 def conv_plan(mnemonic: str, r: ConvRegisters, psum_entries: int) -> ConvPlan:

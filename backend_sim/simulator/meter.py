@@ -308,7 +308,8 @@ class Meter:
         levels = int(math.log2(arch.chunk))
         planes = 1 + 2 * GATHERS * levels + (8 * levels if arch.policy == "gather" else 0)
         event("ring_bits", 8 * (figures["ring_bytes_written"] + figures["ring_bytes_read"]))
-        event("operand_bits", 8 * (figures["products"] + outputs * tables + positions * streams))
+        event("operand_bits", 8 * (figures["products"] + outputs * tables))
+        event("coefficient_bits", 8 * positions * streams)
         event("dilution_bit_levels", positions * masks * planes)
         event("moved_bits", combine * figures["matches"] * (8 if arch.policy == "window" else 0))
         event("lane_adds", combine * figures["matches"])
@@ -318,6 +319,9 @@ class Meter:
         event("products", figures["products"] * (value_bits / 8))
         event("sum_adds", figures["psum_updates"])
         event("sum_bits", 64 * figures["psum_updates"])
+        fetched = _column([32 * conv.plan.sums_fetched for conv in convs])
+        event("sum_bits_read", fetched)
+        event("sum_bits_written", fetched)
         self._requantized(sums, index, outputs * (1 + residuals))
 
 

@@ -76,6 +76,7 @@ class Conv:
     combine: bool
     stream_bytes: int
     register_bytes: int
+    sums_fetched: int
     kernel_bytes: int
 
 
@@ -239,6 +240,7 @@ class _Watch:
                 coefficients is not None,
                 0 if coefficients is None else coefficients.stream_bytes,
                 0 if coefficients is None else coefficients.register_bytes,
+                plan.sums_fetched,
                 operands.kernels.values.size,
             )
         )
@@ -290,6 +292,7 @@ class _Columns:
         )
         self.stream_bytes = column([conv.stream_bytes for conv in convs])
         self.register_bytes = column([conv.register_bytes for conv in convs])
+        self.sums_fetched = column([conv.sums_fetched for conv in convs])
         self.kernel_bytes = column([conv.kernel_bytes for conv in convs])
 
     def events(self, arch: Arch, figures: Counts, bands: Counts) -> dict[str, float]:
@@ -307,7 +310,8 @@ class _Columns:
         sums: dict[str, npt.NDArray[Any]] = {
             "sram_read_bytes": f["ring_bytes_written"] + bands * self.stream_bytes + kernels,
             "ring_bits": 8 * (f["ring_bytes_written"] + f["ring_bytes_read"]),
-            "operand_bits": 8 * (f["products"] + positions * self.register_bytes),
+            "operand_bits": 8 * f["products"],
+            "coefficient_bits": 8 * positions * self.register_bytes,
             "dilution_bit_levels": positions * self.outs * self.bases * self.chans * planes,
             "moved_bits": combine * f["matches"] * moved,
             "lane_adds": combine * f["matches"],
@@ -317,6 +321,8 @@ class _Columns:
             "products": f["products"] * (value_bits / 8),
             "sum_adds": f["psum_updates"],
             "sum_bits": 64 * f["psum_updates"],
+            "sum_bits_read": 32 * self.sums_fetched,
+            "sum_bits_written": 32 * self.sums_fetched,
         }
         return {name: float(amount.sum()) for name, amount in sums.items()}
 

@@ -57,6 +57,13 @@ class Axis:
         return first, stop
 
     @cached_property
+    def taps_inside(self) -> list[int]:
+        """Taps of each output that land inside the map, (count,)."""
+        starts = np.arange(self.first, self.first + self.count) * self.stride - self.pad
+        reads = starts[:, None] + np.arange(self.taps) * self.dilation
+        return np.count_nonzero((reads >= 0) & (reads < self.extent), axis=1).tolist()
+
+    @cached_property
     def source(self) -> slice:
         """The resident values that the inside indices are, counted from the first resident one."""
         first, stop = self.inside

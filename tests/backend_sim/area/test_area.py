@@ -52,6 +52,7 @@ def test_a_small_machine_by_hand() -> None:
             ("fifo", "places"): 64 * 5.98,
             ("mac", "multipliers and adders"): 282 + 32 * 4.28,
             ("partial_sums", "memory"): 32 * 5.98,
+            ("partial_sums", "under the window"): 25 * 32 * 5.98,
             ("requantisation", "requantisers"): 3495 + 64 * 4.28,
             ("dilution", "masks and signs"): 8 * 1.56 + 2 * gather,
             ("concentration", "vector selection"): 0,

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from tests.backend_sim.timing import oracle
 
-from escc.backend_sim.simulator.timing import ConvTiming, ConvWork
-from escc.backend_sim.simulator.timing.work import Bits, Form
+from escc.backend_sim.simulator.timing import ConvTiming, ConvWork, concentration
+from escc.backend_sim.simulator.timing.work import Bits, Counts, Form
 
 
 @dataclass(frozen=True)
@@ -123,3 +123,23 @@ def expected(case: Case) -> list[dict[str, int]]:
 def figures(timing: ConvTiming, image: int) -> dict[str, int]:
     """The figures of one image by name."""
     return {name: int(values[image]) for name, values in vars(timing).items()}
+
+
+def issue_cycles(machine: Machine, active: Bits, coefficients: Bits) -> Counts:
+    """What numpy's concentration says of one chunk, (positions, bases, outs).
+
+    ``active`` (positions, n): non-zero activations; ``coefficients`` (outs, n, bases).
+    """
+    outs, chans, bases = coefficients.shape
+    cycles = np.zeros((len(active), bases, outs), dtype=np.int64)
+    if machine.policy == "gather":
+        for chosen, counts in concentration.gathered(machine.lanes, active, coefficients):
+            cycles[chosen] = counts
+        return cycles
+    lanes = min(machine.lanes, chans)
+    absent = concentration.absent_planes(coefficients)
+    planes = np.concatenate([concentration.blank_plane(absent.shape[1]), absent])
+    entries = concentration.dilute(active, chans, lanes)
+    for chosen, issued in concentration.issued_blocks(machine, lanes, planes, entries):
+        cycles[chosen] = concentration.issue_counts(issued, outs, bases)
+    return cycles

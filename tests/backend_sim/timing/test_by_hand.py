@@ -6,10 +6,9 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from tests.backend_sim.timing.cases import Machine
+from tests.backend_sim.timing.cases import Machine, issue_cycles
 
 from escc.backend_sim.simulator.timing import ConvTiming, ConvWork, conv_timing
-from escc.backend_sim.simulator.timing.concentration import issue_counts
 from escc.backend_sim.simulator.timing.work import Bits
 
 
@@ -21,8 +20,7 @@ def bits(text: str) -> Bits:
 def issued(machine: Machine, diluted: str) -> int:
     """Issue cycles of one sum whose diluted vectors are ``diluted``: all channels active, ones match."""
     mask = bits(diluted)
-    blocks = list(issue_counts(machine, np.ones((1, mask.size), dtype=np.bool_), mask[None, :, None]))
-    return sum(int(cycles[0, 0, 0]) for _, cycles, _ in blocks)
+    return int(issue_cycles(machine, np.ones((1, mask.size), dtype=np.bool_), mask[None, :, None])[0, 0, 0])
 
 
 @pytest.mark.parametrize(
@@ -64,8 +62,8 @@ def test_dilution_packs_the_active_channels() -> None:
     # vectors of 2 lanes; +1 look-aside is not needed, lane 1 moves straight up: one cycle. Unpacked it
     # would be four vectors with matches in the first and the last.
     active, coefficient = bits("01011010")[None], bits("11000011")[None, :, None]
-    assert [int(c[0, 0, 0]) for _, c, _ in issue_counts(Machine(policy="none"), active, coefficient)] == [2]
-    assert [int(c[0, 0, 0]) for _, c, _ in issue_counts(Machine(look_aside=0), active, coefficient)] == [1]
+    assert issue_cycles(Machine(policy="none"), active, coefficient).tolist() == [[[2]]]
+    assert issue_cycles(Machine(look_aside=0), active, coefficient).tolist() == [[[1]]]
 
 
 def point(**changes: int) -> ConvWork:

@@ -18,6 +18,7 @@ from escc.backend_sim.simulator.timing import (
     Ternary,
     concentration,
     conv_timing,
+    load,
     recurrence,
 )
 from escc.errors import EsccError
@@ -93,10 +94,11 @@ def test_block_sizes_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
     cases = [random_case(seed) for seed in range(2000, 2060)]
     before = [timing_of(case) for case in cases]
     monkeypatch.setattr(concentration, "BLOCK_BYTES", 1)
-    monkeypatch.setattr(concentration, "SORTED_POSITIONS", 3)
+    monkeypatch.setattr(load, "COUNTED_PAIRS", 1)
     monkeypatch.setattr(recurrence, "BLOCK_ELEMENTS", 1)
+    monkeypatch.setattr(recurrence, "TOGETHER", 1)
     # The package gives the function under the name of its module.
-    monkeypatch.setattr(import_module(conv_timing.__module__), "IMAGE_BYTES", 1)
+    monkeypatch.setattr(import_module(conv_timing.__module__), "BATCH_BYTES", 1)
     for case, wanted in zip(cases, before, strict=True):
         timing = timing_of(case)
         for image in range(len(case.x)):

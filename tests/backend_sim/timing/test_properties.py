@@ -13,10 +13,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.backend_sim.timing.cases import Machine, random_case
+from tests.backend_sim.timing.cases import Machine, issue_cycles, random_case
 
 from escc.backend_sim.simulator.timing import conv_timing
-from escc.backend_sim.simulator.timing.concentration import issue_counts
 from escc.backend_sim.simulator.timing.work import Bits, Counts
 
 SEEDS = st.integers(0, 2**32 - 1)
@@ -32,17 +31,6 @@ def chunks(draw: st.DrawFn) -> tuple[Bits, Bits]:
     return active, generator.random((outs, chans, bases)) < draw(densities)
 
 
-def counts(machine: Machine, active: Bits, coefficients: Bits) -> Counts:
-    """Issue cycles (positions, bases, outs)."""
-    outs, _, bases = coefficients.shape
-    cycles = np.zeros((len(active), bases, outs), dtype=np.int64)
-    for chosen, some, met in issue_counts(machine, active, coefficients):
-        cycles[chosen] = some
-        pairs = np.unpackbits(met.view(np.uint8), axis=1, count=bases * outs, bitorder="little")
-        np.testing.assert_array_equal(pairs.reshape(some.shape), some > 0)
-    return cycles
-
-
 def matches(active: Bits, coefficients: Bits) -> Counts:
     return np.einsum("pc,kcm->pmk", active.astype(np.int64), coefficients.astype(np.int64))
 
@@ -50,7 +38,7 @@ def matches(active: Bits, coefficients: Bits) -> Counts:
 @settings(deadline=None)
 @given(chunks(), st.integers(1, 20))
 def test_gather_is_the_rounded_quotient(chunk: tuple[Bits, Bits], lanes: int) -> None:
-    cycles = counts(Machine(policy="gather", lanes=lanes), *chunk)
+    cycles = issue_cycles(Machine(policy="gather", lanes=lanes), *chunk)
     np.testing.assert_array_equal(cycles, -(-matches(*chunk) // lanes))
 
 
@@ -60,18 +48,18 @@ def test_window_lies_between_gather_and_none(
     chunk: tuple[Bits, Bits], lanes: int, ahead: int, aside: int
 ) -> None:
     machine = Machine(lanes=lanes, look_ahead=ahead, look_aside=aside)
-    window = counts(machine, *chunk)
-    assert (window <= counts(replace(machine, policy="none"), *chunk)).all()
-    assert (window >= counts(replace(machine, policy="gather"), *chunk)).all()
+    window = issue_cycles(machine, *chunk)
+    assert (window <= issue_cycles(replace(machine, policy="none"), *chunk)).all()
+    assert (window >= issue_cycles(replace(machine, policy="gather"), *chunk)).all()
     # A cycle empties its head and at most look_ahead other vectors.
-    assert (window * (1 + ahead) >= counts(replace(machine, policy="none"), *chunk)).all()
+    assert (window * (1 + ahead) >= issue_cycles(replace(machine, policy="none"), *chunk)).all()
 
 
 @settings(deadline=None)
 @given(chunks(), st.integers(1, 20))
 def test_no_look_ahead_is_no_concentration(chunk: tuple[Bits, Bits], lanes: int) -> None:
-    window = counts(Machine(lanes=lanes, look_ahead=0, look_aside=3), *chunk)
-    np.testing.assert_array_equal(window, counts(Machine(lanes=lanes, policy="none"), *chunk))
+    window = issue_cycles(Machine(lanes=lanes, look_ahead=0, look_aside=3), *chunk)
+    np.testing.assert_array_equal(window, issue_cycles(Machine(lanes=lanes, policy="none"), *chunk))
 
 
 @settings(deadline=None)
@@ -80,7 +68,9 @@ def test_a_multiple_of_the_lanes_is_never_slower(
     chunk: tuple[Bits, Bits], lanes: int, times: int, policy: str
 ) -> None:
     machine = Machine(policy=policy, lanes=lanes)
-    assert (counts(replace(machine, lanes=lanes * times), *chunk) <= counts(machine, *chunk)).all()
+    assert (
+        issue_cycles(replace(machine, lanes=lanes * times), *chunk) <= issue_cycles(machine, *chunk)
+    ).all()
 
 
 @settings(deadline=None)
@@ -88,7 +78,9 @@ def test_a_multiple_of_the_lanes_is_never_slower(
 def test_an_ideal_window_gathers(chunk: tuple[Bits, Bits], lanes: int) -> None:
     """A window over the whole entry that reaches every lane loses nothing against gather."""
     machine = Machine(lanes=lanes, look_ahead=80, look_aside=lanes)
-    np.testing.assert_array_equal(counts(machine, *chunk), counts(replace(machine, policy="gather"), *chunk))
+    np.testing.assert_array_equal(
+        issue_cycles(machine, *chunk), issue_cycles(replace(machine, policy="gather"), *chunk)
+    )
 
 
 @settings(deadline=None)
