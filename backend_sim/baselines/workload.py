@@ -19,8 +19,8 @@ Mask = npt.NDArray[np.bool_]
 BUSY = "busy"
 WAIT_DRAM = "wait_dram"
 REGISTER_KIB = 0.5
-"""Storage inside a processing element up to this size costs register bits; anything larger is an SRAM of its own
-size, as the coefficient memories and partial sums of escc's own machine are."""
+"""Storage inside a processing element up to this size costs register bits; anything larger is an SRAM of its
+own size, as the coefficient memories and partial sums of escc's own machine are."""
 
 DRAM_ROW_BYTES = 2048
 """Bytes of a DRAM row, as on escc's own machine; weights and maps are streams: a row is opened once."""
