@@ -33,8 +33,8 @@ FOLDER = Path(__file__).resolve().parent
 ROOT = FOLDER.parent.parent
 SEARCHES = ("array", "grid", "memory", "codes")
 BEFORE = "start"
-CHOSEN = "explored"
-"""The architecture file of the choice."""
+CHOSEN = "default"
+"""The architecture file of the choice: the default machine."""
 START = Arch.load(FOLDER / "start.toml")
 """The machine that the search began with, whatever the default is by now."""
 

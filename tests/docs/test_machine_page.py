@@ -9,7 +9,7 @@ import numpy as np
 
 from escc.backend_sim.simulator.energy import EVENTS
 from escc.backend_sim.simulator.timing import ConvWork, conv_timing
-from escc.isa.arch import PARAMETERS, Arch
+from escc.isa.arch import Arch
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "machine.md").read_text()
 
@@ -24,12 +24,6 @@ def rows_after(heading: str) -> list[list[str]]:
 
 def test_events() -> None:
     assert rows_after("Energy") == [[e.name, e.component, e.cost, e.meaning] for e in EVENTS]
-
-
-def test_parameters() -> None:
-    arch = Arch.default()
-    expected = [[p.section, p.key, f"{getattr(arch, p.name)}".removesuffix(".0")] for p in PARAMETERS]
-    assert rows_after("Parameters") == expected
 
 
 def test_links_and_headings() -> None:

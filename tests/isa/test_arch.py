@@ -38,24 +38,24 @@ def test_the_default_machine() -> None:
     arch = Arch.load()
     assert arch == Arch.load("default") == Arch.default()
     assert arch.multipliers == 1008
-    assert arch.sram_bytes == 512 * 1024
+    assert arch.sram_bytes == 1024 * 1024
     assert arch.bytes_per_cycle == 16.0
     assert "default" in shipped_names()
-    assert arch.replace(rows=8).geometry_differences(arch) == ["array.rows: 8 / 7"]
+    assert arch.replace(rows=8).geometry_differences(arch) == ["array.rows: 8 / 16"]
 
 
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("rows = 7\n", "", "[array] rows is missing (an integer from 1 to 1024; rows in a block"),
+        ("rows = 16\n", "", "[array] rows is missing (an integer from 1 to 1024; rows in a block"),
         ("[clock]\nmhz = 800.0\n", "", "section [clock] is missing"),
-        ("rows = 7", "row = 7", "unknown key 'row' in section [array] (did you mean 'rows'?)"),
+        ("rows = 16", "row = 7", "unknown key 'row' in section [array] (did you mean 'rows'?)"),
         ("[memory]", "[memroy]", "unknown section [memroy] (did you mean 'memory'?)"),
-        ("rows = 7", "rows = 0", "[array] rows = 0 is not allowed (allowed: an integer from 1 to 1024)"),
-        ("rows = 7", "rows = 7.0", "rows = 7.0 is not allowed"),
-        ("rows = 7", "rows = true", "rows = True is not allowed"),
-        ("rows = 7", "rows = '7'", "rows = '7' is not allowed"),
-        ("rows = 7", f"rows = {10**60}", "is not allowed"),
+        ("rows = 16", "rows = 0", "[array] rows = 0 is not allowed (allowed: an integer from 1 to 1024)"),
+        ("rows = 16", "rows = 16.0", "rows = 16.0 is not allowed"),
+        ("rows = 16", "rows = true", "rows = True is not allowed"),
+        ("rows = 16", "rows = '16'", "rows = '16' is not allowed"),
+        ("rows = 16", f"rows = {10**60}", "is not allowed"),
         (
             "mhz = 800.0",
             "mhz = nan",
@@ -64,8 +64,8 @@ def test_the_default_machine() -> None:
         ("mhz = 800.0", "mhz = inf", "mhz = inf is not allowed"),
         ("chunk = 64", "chunk = 65", "an integer from 8 to 1024, a power of two"),
         ('"window"', '"windows"', "one of window, gather, none"),
-        ("rows = 7", "rows = [7]", "rows = [7] is not allowed"),
-        ("rows = 7", "rows = ", "not a valid TOML file"),
+        ("rows = 16", "rows = [7]", "rows = [7] is not allowed"),
+        ("rows = 16", "rows = ", "not a valid TOML file"),
         ("[array]", "array = 3\n[x]", "array must be a section [array]"),
     ],
 )

@@ -100,7 +100,7 @@ def test_loops_are_indented_and_groups_name_their_layer() -> None:
         ("u48Z", "u\u00e98Z", ".data is not base64"),
         (".escc 1", ".escc 2", ":1: text form 2, this escc reads 1 (update escc, or disassemble"),
         (".escc 1", "", ".escc is missing"),
-        ("rows = 7", "rows = 0", ".arch: [array] rows = 0 is not allowed"),
+        ("rows = 16", "rows = 0", ".arch: [array] rows = 0 is not allowed"),
         ("s8 scale", "s9 scale", "(expected u8 or s8)"),
         ("scale 0.031", "scale x", "(expected a number)"),
         ('"layers"', "layers", "section debug: not valid JSON"),

@@ -272,7 +272,7 @@ def test_sections_that_are_no_json(name: str, body: bytes) -> None:
 def test_the_arch_section_is_checked() -> None:
     text = section(SMALL, "arch")
     with pytest.raises(EsccError, match=r"section arch: \[array\] rows = 0"):
-        Program.from_bytes(with_section(SMALL, "arch", text.replace(b"rows = 7", b"rows = 0")))
+        Program.from_bytes(with_section(SMALL, "arch", text.replace(b"rows = 16", b"rows = 0")))
     with pytest.raises(EsccError, match="section arch: not a text"):
         Program.from_bytes(with_section(SMALL, "arch", text[:-1] + b"\xff"))
 

@@ -54,7 +54,7 @@ def test_the_small_program_is_clean() -> None:
     [
         ({"conv__y_addr": 1 << 30}, "(conv_combine), layer features.0: writes SRAM 1073741824.."),
         ({"dma__dram": 1 << 20}, "reads DRAM"),
-        ({"conv__coef_addr": (512 << 10) - 1}, "(coefficients), but there are only 524288 bytes"),
+        ({"conv__coef_addr": (1 << 20) - 1}, "(coefficients), but there are only 1048576 bytes"),
         ({"conv__outs": 0}, "conv.outs is 0, at least 1"),
         ({"conv__x_rows": 3}, "x needs the rows 0..3, resident are 0..2"),
         ({"conv__high": 300}, "conv.low..high is -128..300"),
