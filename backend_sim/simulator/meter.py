@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -20,7 +20,7 @@ from escc.backend_sim.simulator.conv_plan import ConvPlan
 from escc.backend_sim.simulator.execute import DmaPlan, Plan
 from escc.backend_sim.simulator.memory import Memory
 from escc.backend_sim.simulator.operands import Coefficients
-from escc.backend_sim.simulator.timing import ConvTiming, ConvWork, Engine
+from escc.backend_sim.simulator.timing import Convolution, ConvTiming, ConvWork, Engine
 from escc.backend_sim.simulator.vec_plan import VecPlan
 from escc.errors import EsccError
 from escc.isa.arch import Arch
@@ -35,6 +35,11 @@ GATHERS = 2
 LC_CAUSES = ("busy", "wait_input", "wait_row", "wait_fifo", "idle")
 MAC_CAUSES = ("busy", "wait_lc", "idle")
 _FIGURES = tuple(figure.name for figure in fields(ConvTiming))
+
+WAITING_BYTES = 16 << 20
+"""Activations of convolutions that are timed together; more of them do not make numpy quicker."""
+HANDED_OVER = 16
+"""Convolutions that are given to the background at once."""
 
 
 @dataclass
@@ -52,13 +57,68 @@ class LayerCounts:
     figures: dict[str, Counts] = field(default_factory=dict[str, Counts])
 
 
+class _Timed(NamedTuple):
+    """The time of a convolution, its non-zero coefficients, and the non-zero activations of each image."""
+
+    timing: ConvTiming
+    nonzeros: int
+    active: list[int]
+
+
+@dataclass
+class _Waiting:
+    """Convolutions to be timed together; ``x`` are copies. ``results``, of each, when they have been."""
+
+    works: list[ConvWork] = field(default_factory=list[ConvWork])
+    x: list[npt.NDArray[np.uint8]] = field(default_factory=list[npt.NDArray[np.uint8]])
+    coefficients: list[Coefficients | None] = field(default_factory=list[Coefficients | None])
+    held: int = 0
+    results: Callable[[], list[_Timed | EsccError]] | None = None
+
+    def add(self, work: ConvWork, x: npt.NDArray[np.uint8], coefficients: Coefficients | None) -> int:
+        """Take one more; returns its place in the results."""
+        self.works.append(work)
+        self.x.append(x)
+        self.coefficients.append(coefficients)
+        self.held += x.size
+        return len(self.works) - 1
+
+    def time(self, engine: Engine, arch: Arch) -> list[_Timed | EsccError]:
+        """Time them, and let go of the copies."""
+        convolutions = [
+            Convolution(work, x, None if coefficients is None else coefficients.bits)
+            for work, x, coefficients in zip(self.works, self.x, self.coefficients, strict=True)
+        ]
+        try:
+            timings: list[ConvTiming | EsccError] = [*engine.conv_timings(arch, convolutions)]
+        except EsccError:
+            # one of them is to blame
+            timings = [_alone(engine, arch, item) for item in convolutions]
+        found: list[_Timed | EsccError] = []
+        for timing, x, coefficients in zip(timings, self.x, self.coefficients, strict=True):
+            if isinstance(timing, EsccError):
+                found.append(timing)
+            else:
+                nonzeros = 0 if coefficients is None else coefficients.nonzeros
+                found.append(_Timed(timing, nonzeros, nonzero_counts(x)))
+        self.works, self.x, self.coefficients = [], [], []
+        return found
+
+
+def _alone(engine: Engine, arch: Arch, item: Convolution) -> ConvTiming | EsccError:
+    try:
+        return engine.conv_timing(arch, *item)
+    except EsccError as error:
+        return error
+
+
 @dataclass(frozen=True)
 class _Conv:
-    """A convolution that has run: what the counts need. ``timing`` gives the non-zero coefficients too, and
-    the non-zero activations of each image."""
+    """A convolution that has run: what the counts need. It has place ``place`` in ``timed``."""
 
     plan: ConvPlan
-    timing: Callable[[], tuple[ConvTiming, int, list[int]]]
+    timed: _Waiting
+    place: int
     combine: bool
     register_bytes: int
     coefficients: int
@@ -88,6 +148,7 @@ class Meter:
         self.layers: dict[int, LayerCounts] = {}
         self._background = background
         self._convs: dict[int, _Conv] = {}
+        self._waiting = _Waiting()
         self._vecs: dict[int, VecPlan] = {}
         self._stores: dict[int, bool] = {}
         self._activates = np.zeros((len(layers), 1), np.int64)
@@ -204,7 +265,10 @@ class Meter:
     def _conv(self, index: int, plan: ConvPlan, operands: ConvOperands, memory: Memory) -> None:
         work, x = conv_work(plan), memory.sram_view(plan.x)
         coefficients = operands.coefficients
-        timing = self._timing(work, x, coefficients)
+        # the SRAM will hold something else by the time it is timed
+        timed, place = self._waiting, self._waiting.add(work, x.copy(), coefficients)
+        if timed.held >= WAITING_BYTES or (self._background and place + 1 >= HANDED_OVER):
+            self._time_waiting()
         # SRAM reads besides the input, which goes to the rings: for every item (group, band) its operands
         r = plan.registers
         read = np.zeros(self.images, np.int64)
@@ -220,7 +284,8 @@ class Meter:
         self._sram_read[index] = read
         self._convs[index] = _Conv(
             plan,
-            timing,
+            timed,
+            place,
             coefficients is not None,
             0 if coefficients is None else coefficients.register_bytes,
             0 if coefficients is None else coefficients.size,
@@ -228,37 +293,33 @@ class Meter:
             x[0].size,
         )
 
-    def _timing(
-        self, work: ConvWork, x: npt.NDArray[np.uint8], coefficients: Coefficients | None
-    ) -> Callable[[], tuple[ConvTiming, int, list[int]]]:
-        """What `_Conv` keeps of a convolution, when it is asked for."""
+    def _time_waiting(self) -> None:
+        """Have the waiting convolutions timed."""
+        waiting, self._waiting = self._waiting, _Waiting()
 
-        def time(x: npt.NDArray[np.uint8]) -> tuple[ConvTiming, int, list[int]]:
-            active = nonzero_counts(x)
-            if coefficients is None:
-                return self.engine.conv_timing(self.arch, work, x), 0, active
-            bits = coefficients.bits
-            return self.engine.conv_timing(self.arch, work, x, bits), coefficients.nonzeros, active
+        def time() -> list[_Timed | EsccError]:
+            return waiting.time(self.engine, self.arch)
 
         if self._background is None:
-            timed = time(x)
-            return lambda: timed
-        # the SRAM will hold something else by then
-        kept = x.copy()
-        return self._background.run(lambda: time(kept))
+            found = time()
+            waiting.results = lambda: found
+        else:
+            waiting.results = self._background.run(time)
 
     def _count_convs(self, sums: _Sums, failed: Callable[[int, EsccError], EsccError]) -> None:
         if not self._convs:
             return
+        self._time_waiting()
         timings: list[list[Counts]] = []
         nonzeros: list[int] = []
         for index, conv in self._convs.items():
-            try:
-                timing, nonzero, self._active[index] = conv.timing()
-            except EsccError as error:
-                raise failed(index, error) from None
-            timings.append([getattr(timing, name) for name in _FIGURES])
-            nonzeros.append(nonzero)
+            assert conv.timed.results is not None
+            timed = conv.timed.results()[conv.place]
+            if isinstance(timed, EsccError):
+                raise failed(index, timed)
+            timings.append(list(vars(timed.timing).values()))
+            nonzeros.append(timed.nonzeros)
+            self._active[index] = timed.active
         index = list(self._convs)
         figures: dict[str, Counts] = dict(zip(_FIGURES, np.array(timings).swapaxes(0, 1), strict=True))
         self.durations[index] = figures["cycles"]

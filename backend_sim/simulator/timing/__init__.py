@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from escc.backend_sim.simulator.timing.conv_timing import conv_timing
+from escc.backend_sim.simulator.timing.conv_timing import Convolution, conv_timing
 from escc.backend_sim.simulator.timing.engines import Codec, Engine, NumpyEngine, make_engine
 from escc.backend_sim.simulator.timing.work import ConvTiming, ConvWork, Ternary, TimingArch
 
@@ -10,6 +10,7 @@ __all__ = [
     "Codec",
     "ConvTiming",
     "ConvWork",
+    "Convolution",
     "Engine",
     "NumpyEngine",
     "Ternary",

@@ -2,15 +2,19 @@
 
 Both are computed on bit planes. One bit stands for one pair (output, basis); a plane tells, for one lane of
 one diluted vector, which pairs have no coefficient for the activation in that lane. Reading the coefficient
-columns of a position in the order of its non-zero activations *is* dilution (the packed activations, those
+planes of an entry in the order of its non-zero activations *is* dilution (the packed activations, those
 without a coefficient blank), and a move of the concentration window is two bitwise operations for 64 pairs
 at a time. The head moves on one vector a step; where it is blank nothing is issued, which is the same as
 skipping it free.
+
+Entries (a position and a chunk of channels) of many instructions are concentrated side by side, those of
+equally many vectors together, so that an operation is long enough to be worth its call.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -21,117 +25,233 @@ Words = npt.NDArray[np.uint64]
 Indices = npt.NDArray[np.intp]
 Unsigned = npt.NDArray[np.unsignedinteger]
 
-# Planes are processed in blocks of positions that stay in a core's second-level cache.
-BLOCK_BYTES = 1 << 19
-# Positions sorted together by their number of vectors; bounds the lists of non-zero activations.
-SORTED_POSITIONS = 1 << 14
+# A block of entries: so many words of a lane (a few of them stay in a core's second-level cache), and at most
+# so many bytes.
+LANE_WORDS = 1 << 12
+BLOCK_BYTES = 1 << 22
+# Vectors that are counted in unary; more are counted pair by pair.
+MOST_UNARY = 16
+# Bits of 16-bit numbers, for numpy before 2.0.
+_BITS_OF = np.array([value.bit_count() for value in range(1 << 16)], np.uint8)
 
 
-def _whole_words(bits: int) -> int:
-    return -(-bits // 64) * 64
+@dataclass(frozen=True)
+class Diluted:
+    """Entries after dilution: ``packed`` (entries, slots) int32, planes of the non-zero activations in order
+    and the blank plane 0 behind them; ``vectors`` (entries,) of so many lanes."""
+
+    packed: npt.NDArray[np.int32]
+    vectors: npt.NDArray[np.int16]
+
+
+def lanes_of(arch: TimingArch, chans: int) -> int:
+    """Lanes to cut the entries of ``chans`` channels with: more than channels would give one vector, too."""
+    return min(arch.lanes, arch.chunk, chans)
 
 
 def absent_planes(coefficients: Bits) -> Words:
-    """Coefficient mask (outs, n, bases) to planes (n + 1, words) of the pairs without a coefficient.
+    """Coefficient mask (outs, n, bases) to planes (n, words) of the pairs without a coefficient.
 
-    Bit m * outs + k of plane c is 1 where coefficients[k, c, m] is not set; the last plane is all ones.
+    A basis begins with a whole byte, bit k of it is 1 where coefficients[k, c, m] is not set; what is left of
+    the last byte of a basis and of the words is 1.
     """
     outs, chans, bases = coefficients.shape
-    flat = np.ones((chans + 1, _whole_words(outs * bases)), dtype=np.bool_)
-    flat[:chans, : outs * bases] = ~coefficients.transpose(1, 2, 0).reshape(chans, bases * outs)
-    return np.packbits(flat, axis=-1, bitorder="little").view(np.uint64)
+    size = -(-outs // 8)
+    present = np.zeros((chans, -(-bases * size // 8) * 8), np.uint8)
+    flat = np.ascontiguousarray(coefficients.reshape(outs, chans * bases).T)
+    packed = np.packbits(flat, axis=-1, bitorder="little")
+    present[:, : bases * size] = packed.reshape(chans, bases * size)
+    return ~present.view(np.uint64)
+
+
+def blank_plane(words: int) -> Words:
+    """The plane 0 of every table: no pair has a coefficient."""
+    return np.full((1, words), ~np.uint64(0))
+
+
+def by_basis(words: Words, outs: int, bases: int) -> npt.NDArray[np.uint8]:
+    """Planes (..., words) as the bytes of each basis (..., bases, bytes), a view."""
+    size = -(-outs // 8)
+    return words.view(np.uint8)[..., : bases * size].reshape(*words.shape[:-1], bases, size)
 
 
 def unpacked(words: Words, outs: int, bases: int) -> npt.NDArray[np.uint8]:
     """Planes (..., words) to one byte a pair (..., bases, outs)."""
-    pairs = np.unpackbits(words.view(np.uint8), axis=-1, count=outs * bases, bitorder="little")
-    return pairs.reshape(*words.shape[:-1], bases, outs)
+    return np.unpackbits(by_basis(words, outs, bases), axis=-1, count=outs, bitorder="little")
+
+
+def bits_in(words: Words) -> npt.NDArray[np.uint8]:
+    """How many bits of each word are set."""
+    if hasattr(np, "bitwise_count"):
+        return np.bitwise_count(words)
+    return _BITS_OF[words.view(np.uint16)].reshape(*words.shape, 4).sum(axis=-1, dtype=np.uint8)
+
+
+def dilute(active: Bits, chunk: int, lanes: int, first: int = 1) -> Diluted:
+    """The entries of ``active`` (positions, chans), non-zero activations, chunk by chunk of a position.
+
+    ``first``: the plane of channel 0.
+    """
+    positions, chans = active.shape
+    chunks = -(-chans // chunk)
+    wide = chunks * chunk
+    if wide != chans:
+        whole = np.zeros((positions, wide), np.bool_)
+        whole[:, :chans] = active
+        active = whole
+    filled = np.count_nonzero(active.reshape(positions * chunks, chunk), axis=1)
+    vectors = -(-filled // lanes)
+    slots = int(vectors.max(initial=0)) * lanes
+    start = np.repeat(np.arange(positions) * wide - first, filled.reshape(positions, chunks).sum(axis=1))
+    packed = np.zeros((len(filled), slots), np.int32)
+    packed[np.arange(slots) < filled[:, None]] = np.flatnonzero(active) - start
+    return Diluted(packed, vectors.astype(np.int16))
+
+
+def stacked(parts: list[Diluted]) -> Diluted:
+    """The entries of all parts, one after the other."""
+    if len(parts) == 1:
+        return parts[0]
+    slots = max(part.packed.shape[1] for part in parts)
+    packed = np.zeros((sum(len(part.packed) for part in parts), slots), np.int32)
+    begin = 0
+    for part in parts:
+        packed[begin : begin + len(part.packed), : part.packed.shape[1]] = part.packed
+        begin += len(part.packed)
+    return Diluted(packed, np.concatenate([part.vectors for part in parts]))
+
+
+def issued_blocks(
+    arch: TimingArch, lanes: int, planes: Words, entries: Diluted
+) -> Iterator[tuple[Indices, Words]]:
+    """Blocks of entries (p indices) with the vectors they issue, as planes (vectors, p, words).
+
+    ``planes``: the blank plane and those that the entries name. Policies none and window; entries without an
+    activation are left out.
+    """
+    ahead = arch.look_ahead if arch.policy == "window" else 0
+    words = planes.shape[1]
+    order = np.argsort(entries.vectors, kind="stable")
+    begin = int(np.searchsorted(entries.vectors[order], 1))
+    while begin < order.size:
+        # Two rounds: the first entry bounds the block's size, its last one the vectors of the block.
+        each = int(entries.vectors[order[begin]]) * lanes * words * planes.itemsize
+        count = min(LANE_WORDS // words, BLOCK_BYTES // each)
+        chosen = order[begin : begin + max(1, count)]
+        most = int(entries.vectors[chosen[-1]])
+        lane = planes.take(entries.packed[chosen, : most * lanes].T, axis=0)
+        issued = issued_vectors(lane.reshape(most, lanes, -1), ahead, arch.look_aside)
+        yield chosen, issued.reshape(most, len(chosen), words)
+        begin += len(chosen)
 
 
 def issued_vectors(absent: Words, look_ahead: int, look_aside: int) -> Words:
-    """Which vectors are issued: absent values (vectors, lanes, ...), overwritten, to bits (vectors, ...).
+    """Which vectors are issued: absent values (vectors, lanes, n), overwritten, to bits (vectors, n).
 
     Class order: for offset 0, +1, -1, +2, -2 ... and distance 1..look_ahead, all lanes at once: an empty lane
     l of the head takes the value of lane (l + offset) mod lanes of the vector at that distance. With E the
     empty lanes and N the absent values there, that leaves E & N empty and E | N absent.
     """
-    vectors, lanes = absent.shape[:2]
+    vectors, lanes, size = absent.shape
     # A class moves all it can: the same lanes and vector once more (offsets wrap) would move nothing.
     sides = (sign * step for step in range(1, look_aside + 1) for sign in (1, -1))
     turns = list(dict.fromkeys(offset % lanes for offset in (0, *sides)))
-    blank = np.empty((vectors, *absent.shape[2:]), dtype=absent.dtype)
-    empty, left = np.empty_like(absent[0]), np.empty_like(absent[0])
+    # Lanes lie one behind the other, so lanes in a row are one line: where it is cut, for every offset.
+    cuts = [(lanes - turn) * size for turn in turns]
+    blank = np.empty((vectors, size), absent.dtype)
+    empty, left = np.empty((2, lanes * size), absent.dtype)
+    empties, lefts = ([_parts(line, cut) for cut in cuts] for line in (empty, left))
+    aheads: list[list[list[Words]]] = []
+    both, either = np.bitwise_and, np.bitwise_or
     for head in range(vectors):
-        np.bitwise_and.reduce(absent[head], axis=0, out=blank[head])
-        ahead = absent[head + 1 : head + 1 + look_ahead]
-        if not len(ahead):
+        both.reduce(absent[head], axis=0, out=blank[head])
+        while len(aheads) < min(look_ahead, vectors - 1 - head):
+            line = absent[head + 1 + len(aheads)].reshape(-1)
+            aheads.append([_parts(line, lanes * size - cut)[::-1] for cut in cuts])
+        if not aheads:
             continue
         # A blank head issues nothing, so it has no lane to fill.
-        np.bitwise_xor(absent[head], blank[head], out=empty)
-        for turn in turns:
-            pieces = [(slice(0, lanes - turn), slice(turn, lanes))]
-            if turn:
-                pieces.append((slice(lanes - turn, lanes), slice(0, turn)))
-            for vector in ahead:
-                for to, source in pieces:
-                    np.bitwise_and(empty[to], vector[source], out=left[to])
-                    np.bitwise_or(empty[to], vector[source], out=vector[source])
-                empty, left = left, empty
+        np.bitwise_xor(absent[head], blank[head], out=empties[0][0].reshape(lanes, size))
+        for turn in range(len(turns)):
+            for vector in aheads:
+                for to, source, rest in zip(empties[turn], vector[turn], lefts[turn], strict=True):
+                    both(to, source, rest)
+                    either(to, source, source)
+                empties, lefts = lefts, empties
+        del aheads[0]
     return ~blank
 
 
-def _diluted(lanes: int, active: Bits, columns: Words) -> Iterator[tuple[Indices, Words]]:
-    """Blocks of positions (indices) with their diluted planes (vectors, lanes, positions, words).
+def _parts(line: Words, cut: int) -> list[Words]:
+    """A line in two at ``cut``, without an empty part."""
+    return [part for part in (line[:cut], line[cut:]) if part.size]
 
-    Positions with equally many vectors are taken together, so that a block has few blank ones; positions
-    without an activation are left out.
+
+def issue_counts(issued: Words, outs: int, bases: int) -> Unsigned:
+    """Issue cycles of every pair (p, bases, outs), of planes (vectors, p, words)."""
+    return np.add.reduce(unpacked(issued, outs, bases), axis=0, dtype=np.min_scalar_type(len(issued)))
+
+
+def unit_cycles(counts: Unsigned, units: int, kind: np.dtype[np.unsignedinteger]) -> Unsigned:
+    """LC cycles (p, outs): of issue cycles (p, bases, outs), those of the unit that has most to do.
+
+    Basis m belongs to unit m mod ``units`` and takes a cycle even where nothing is issued.
     """
-    position, channel = np.nonzero(active)
-    filled = np.bincount(position, minlength=len(active))
-    vectors = -(-filled // lanes)
-    rank = np.arange(position.size) - (np.cumsum(filled) - filled)[position]
-    packed = np.full((int(vectors.max(initial=0)) * lanes, len(active)), len(columns) - 1, dtype=np.intp)
-    packed[rank, position] = channel
-    order = np.argsort(vectors, kind="stable")
-    begin = int(np.searchsorted(vectors[order], 1))
-    while begin < order.size:
-        # Two rounds: the first position bounds the block's size, its last one the vectors of the block.
-        each = int(vectors[order[begin]]) * lanes * columns.shape[1] * columns.itemsize
-        end = min(order.size, begin + max(1, BLOCK_BYTES // each))
-        most = int(vectors[order[end - 1]])
-        chosen = order[begin:end]
-        planes = columns[packed[: most * lanes, chosen]]
-        yield chosen, planes.reshape(most, lanes, *planes.shape[1:])
-        begin = end
+    bases = counts.shape[1]
+    slowest = np.ones((len(counts), counts.shape[2]), dtype=kind)
+    for unit in range(min(units, bases)):
+        cycles = np.maximum(counts[:, unit], 1).astype(kind)
+        for basis in range(unit + units, bases, units):
+            cycles += np.maximum(counts[:, basis], 1)
+        np.maximum(slowest, cycles, out=slowest)
+    return slowest
 
 
-def issue_counts(
-    arch: TimingArch, active: Bits, coefficients: Bits
-) -> Iterator[tuple[Indices, Unsigned, Words]]:
-    """Issue cycles of one chunk.
+def entry_cycles(
+    issued: Words, outs: int, bases: int, units: int, kind: np.dtype[np.unsignedinteger]
+) -> Unsigned:
+    """LC cycles (p, outs) of planes (vectors, p, words).
 
-    ``active`` (P, n): non-zero activations of the n channels of the chunk at P positions; ``coefficients``
-    (outs, n, bases): non-zero coefficients. Yields (indices of p positions, cycles (p, bases, outs), pairs
-    with a match as planes (p, words)); positions not yielded have no match and issue nothing.
+    With a unit for every basis they are the most that one basis issues: in unary counters an OR.
     """
-    if arch.policy == "gather":
-        yield from _gathered(arch.lanes, active, coefficients)
-        return
-    outs, chans, bases = coefficients.shape
-    columns = absent_planes(coefficients)
-    ahead = arch.look_ahead if arch.policy == "window" else 0
-    # More lanes than channels: one vector whatever the lanes.
-    lanes = min(arch.lanes, chans)
-    for first in range(0, len(active), SORTED_POSITIONS):
-        for chosen, planes in _diluted(lanes, active[first : first + SORTED_POSITIONS], columns):
-            issued = issued_vectors(planes, ahead, arch.look_aside)
-            kind = np.min_scalar_type(len(issued))
-            cycles = np.add.reduce(unpacked(issued, outs, bases), axis=0, dtype=kind)
-            yield first + chosen, cycles, np.bitwise_or.reduce(issued, axis=0)
+    vectors, count = issued.shape[:2]
+    if bases > units or vectors > MOST_UNARY:
+        return unit_cycles(issue_counts(issued, outs, bases), units, kind)
+    levels = _unary(issued)
+    while len(levels) > 1 and not levels[-1].any():
+        levels = levels[:-1]
+    if len(levels) < 2:
+        return np.ones((count, outs), kind)
+    rows = by_basis(levels[1:], outs, bases)
+    # whole words are quicker
+    rows = rows.view(np.uint64) if rows.shape[-1] % 8 == 0 else rows
+    most = rows[:, :, 0].copy()
+    for basis in range(1, bases):
+        np.bitwise_or(most, rows[:, :, basis], out=most)
+    bits = np.unpackbits(most.view(np.uint8), axis=-1, count=outs, bitorder="little")
+    cycles = np.add.reduce(bits, axis=0, dtype=kind)
+    cycles += np.ones((), kind)
+    return cycles
 
 
-def _gathered(lanes: int, active: Bits, coefficients: Bits) -> Iterator[tuple[Indices, Unsigned, Words]]:
-    """The policy gather, ceil(matches / lanes): matches are a product of 0/1 matrices, exact in float32."""
+def _unary(issued: Words) -> Words:
+    """Unary counters: plane j tells which pairs issue more than j vectors."""
+    levels = np.zeros_like(issued)
+    spare = np.empty_like(issued[0])
+    for head, more in enumerate(issued):
+        for level in range(head, 0, -1):
+            np.bitwise_and(levels[level - 1], more, out=spare)
+            np.bitwise_or(levels[level], spare, out=levels[level])
+        np.bitwise_or(levels[0], more, out=levels[0])
+    return levels
+
+
+def gathered(lanes: int, active: Bits, coefficients: Bits) -> Iterator[tuple[Indices, Unsigned]]:
+    """The policy gather on one chunk, ceil(matches / lanes): positions, and cycles (p, bases, outs).
+
+    ``active`` (positions, n), ``coefficients`` (outs, n, bases). Matches are a product of 0/1 matrices, exact
+    in float32.
+    """
     outs, chans, bases = coefficients.shape
     columns = coefficients.transpose(1, 2, 0).reshape(chans, bases * outs).astype(np.float32)
     kind = np.min_scalar_type(-(-chans // lanes))
@@ -139,7 +259,4 @@ def _gathered(lanes: int, active: Bits, coefficients: Bits) -> Iterator[tuple[In
     for first in range(0, len(active), step):
         matches = active[first : first + step].astype(np.float32) @ columns
         cycles = np.ceil(matches / np.float32(lanes)).astype(kind)
-        met = np.zeros((len(matches), _whole_words(bases * outs)), dtype=np.bool_)
-        met[:, : outs * bases] = cycles
-        words = np.packbits(met, axis=-1, bitorder="little").view(np.uint64)
-        yield np.arange(first, first + len(matches)), cycles.reshape(len(matches), bases, outs), words
+        yield np.arange(first, first + len(matches)), cycles.reshape(len(matches), bases, outs)

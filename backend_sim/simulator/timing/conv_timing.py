@@ -2,16 +2,38 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import NamedTuple
+
 import numpy as np
+import numpy.typing as npt
 
 from escc.backend_sim.simulator.timing.geometry import Plan, plan
-from escc.backend_sim.simulator.timing.load import Load, chunk_bounds, conv_load
-from escc.backend_sim.simulator.timing.recurrence import ItemTimes, item_times
-from escc.backend_sim.simulator.timing.work import Bits, ConvTiming, ConvWork, Counts, TimingArch, joined
+from escc.backend_sim.simulator.timing.load import Load, Operands, chunk_bounds, conv_loads
+from escc.backend_sim.simulator.timing.recurrence import ItemTimes, Queued, items_times
+from escc.backend_sim.simulator.timing.work import (
+    Bits,
+    ConvTiming,
+    ConvWork,
+    Counts,
+    Ternary,
+    TimingArch,
+    joined,
+)
 from escc.errors import EsccError
 
-# Images are taken together up to this many bytes of load; more images do not make the loops cheaper.
-IMAGE_BYTES = 1 << 26
+# Instructions and images are taken together up to this many bytes of load: more of them do not make the
+# loops cheaper.
+BATCH_BYTES = 1 << 24
+
+
+class Convolution(NamedTuple):
+    """An instruction to time: ``x`` (N, rows, width, chans), not zero where an activation is; ``ternary`` for
+    the form combine only."""
+
+    work: ConvWork
+    x: npt.NDArray[np.uint8] | Bits
+    ternary: Ternary | None = None
 
 
 def conv_timing(
@@ -31,20 +53,58 @@ def conv_timing(
 
     Raises EsccError for arrays of another shape, or when a needed input row is not resident.
     """
-    check_shapes(work, x_nonzero.shape, None if coefficient_mask is None else coefficient_mask.shape)
-    mask = None if coefficient_mask is None else np.ascontiguousarray(coefficient_mask, dtype=np.bool_)
-    rows = plan(work, x_nonzero.shape[1])
+    ternary = None if coefficient_mask is None else Ternary(coefficient_mask)
+    return conv_timings(arch, [Convolution(work, x_nonzero, ternary)])[0]
+
+
+def conv_timings(arch: TimingArch, convolutions: Sequence[Convolution]) -> list[ConvTiming]:
+    """`conv_timing` of each of ``convolutions``, many at a time.
+
+    Raises:
+        EsccError: see there.
+    """
+    parts: list[list[ConvTiming]] = [[] for _ in convolutions]
+    batch: list[_Part] = []
+    held = 0
+    for index, (work, x, ternary) in enumerate(convolutions):
+        check_shapes(work, x.shape, None if ternary is None else ternary.values.shape)
+        rows = plan(work, x.shape[1])
+        size = _load_bytes(arch, work, len(rows.rows))
+        step = max(1, BATCH_BYTES // size)
+        for first in range(0, len(x), step):
+            images = x[first : first + step, rows.rows - work.x_first] != 0
+            batch.append(_Part(index, work, rows, images, ternary))
+            held += size * len(images)
+            if held >= BATCH_BYTES:
+                _time(arch, batch, parts)
+                batch, held = [], 0
+    _time(arch, batch, parts)
+    return [joined(part) for part in parts]
+
+
+class _Part(NamedTuple):
+    """Some images of convolution ``number``; ``x`` are its input rows that the bands need."""
+
+    number: int
+    work: ConvWork
+    rows: Plan
+    x: Bits
+    ternary: Ternary | None
+
+
+def _load_bytes(arch: TimingArch, work: ConvWork, rows: int) -> int:
+    """About what the load of one image takes."""
     chunks = -(-work.chans // arch.chunk)
     outs = 1 if work.form == "dense" else work.outs + arch.rows
-    size = len(rows.rows) * work.width * (work.chans + (chunks + 2) * outs + work.bases * outs // 8)
-    step = max(1, IMAGE_BYTES // max(1, size))
-    parts: list[ConvTiming] = []
-    for first in range(0, len(x_nonzero), step):
-        images = x_nonzero[first : first + step]
-        x = np.ascontiguousarray(images[:, rows.rows - work.x_first], dtype=np.bool_)
-        load = conv_load(arch, work, x, mask)
-        parts.append(report(arch, work, rows, x, load, item_times(arch, rows, load, work.outs)))
-    return joined(parts)
+    return max(1, rows * work.width * (work.chans + (chunks + 2) * outs + chunks * work.bases * outs // 8))
+
+
+def _time(arch: TimingArch, batch: list[_Part], parts: list[list[ConvTiming]]) -> None:
+    loads = conv_loads(arch, [Operands(part.work, part.x, part.ternary) for part in batch])
+    queued = [Queued(part.rows, load, part.work.outs) for part, load in zip(batch, loads, strict=True)]
+    times = items_times(arch, queued)
+    for part, load, items in zip(batch, loads, times, strict=True):
+        parts[part.number].append(report(arch, part.work, part.rows, part.x, load, items))
 
 
 def check_shapes(work: ConvWork, x: tuple[int, ...], mask: tuple[int, ...] | None) -> None:

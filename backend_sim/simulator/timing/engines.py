@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from escc.backend_sim.simulator.timing.conv_timing import conv_timing
+from escc.backend_sim.simulator.timing.conv_timing import Convolution, conv_timings
 from escc.backend_sim.simulator.timing.native import MissingLibraryError, NativeEngine
 from escc.backend_sim.simulator.timing.work import ConvTiming, ConvWork, Ternary, TimingArch
 from escc.errors import EsccError
@@ -91,6 +92,14 @@ class Engine(Codec, Protocol):
         """
         ...
 
+    def conv_timings(self, arch: TimingArch, convolutions: Sequence[Convolution]) -> list[ConvTiming]:
+        """`conv_timing` of each of ``convolutions``.
+
+        Raises:
+            EsccError: what one of them raises.
+        """
+        ...
+
 
 class NumpyEngine:
     """The definition itself."""
@@ -105,7 +114,11 @@ class NumpyEngine:
         ternary: Ternary | None = None,
     ) -> ConvTiming:
         """See `Engine`."""
-        return conv_timing(arch, work, x != 0, None if ternary is None else ternary.mask)
+        return self.conv_timings(arch, [Convolution(work, x, ternary)])[0]
+
+    def conv_timings(self, arch: TimingArch, convolutions: Sequence[Convolution]) -> list[ConvTiming]:
+        """See `Engine`."""
+        return conv_timings(arch, convolutions)
 
     def decode(
         self,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -13,16 +14,25 @@ from escc.errors import EsccError
 Ints = npt.NDArray[np.int64]
 
 
+@lru_cache(maxsize=4096)
 def taps_along(
-    positions: Ints, taps: int, stride: int, pad: int, dilation: int, first: int, stop: int
+    extent: int, taps: int, stride: int, pad: int, dilation: int, first: int, count: int, parts: int = 1
 ) -> Ints:
-    """Taps along one axis that carry each input position to an output in first..stop-1.
+    """Taps along one axis that carry each input position to an output of each part: (parts, extent).
 
-    Input i meets tap r of output o where ``o * stride - pad + r * dilation == i``.
+    Input i meets tap r of output o where ``o * stride - pad + r * dilation == i``. Outputs first to
+    first + count - 1 are cut into ``parts`` as numpy.array_split does. The array is kept: not to be written.
     """
-    reached = positions[:, None] + pad - dilation * np.arange(taps)
+    reached = np.arange(extent)[:, None] + (pad - dilation * np.arange(taps))
     output, rest = np.divmod(reached, stride)
-    return ((rest == 0) & (output >= first) & (output < stop)).sum(axis=1)
+    output -= first
+    position, tap = ((rest == 0) & (output >= 0) & (output < count)).nonzero()
+    longer, size = count % parts, count // parts
+    part = np.repeat(np.arange(parts), [size + 1] * longer + [size] * (parts - longer))
+    place = part[output[position, tap]] * extent + position
+    found = np.bincount(place, minlength=parts * extent).reshape(parts, extent)
+    found.setflags(write=False)
+    return found
 
 
 @dataclass(frozen=True)
@@ -45,14 +55,15 @@ def plan(work: ConvWork, x_rows: int) -> Plan:
 
     Raises EsccError if one of them is not among the ``x_rows`` resident rows from ``x_first`` on.
     """
-    every = np.arange(work.height)
-    stops = work.y_first + np.cumsum([len(run) for run in np.array_split(np.arange(work.y_rows), work.bands)])
-    starts = np.concatenate([[work.y_first], stops[:-1]])
-    row_taps = np.stack(
-        [
-            taps_along(every, work.kernel_h, work.stride_h, work.pad_top, work.dil_h, int(first), int(stop))
-            for first, stop in zip(starts, stops, strict=True)
-        ]
+    row_taps = taps_along(
+        work.height,
+        work.kernel_h,
+        work.stride_h,
+        work.pad_top,
+        work.dil_h,
+        work.y_first,
+        work.y_rows,
+        work.bands,
     )
     rows = np.flatnonzero(row_taps.any(axis=0))
     absent = rows[(rows < work.x_first) | (rows >= work.x_first + x_rows)]
@@ -63,6 +74,6 @@ def plan(work: ConvWork, x_rows: int) -> Plan:
         )
     row_taps = row_taps[:, rows]
     col_taps = taps_along(
-        np.arange(work.width), work.kernel_w, work.stride_w, work.pad_left, work.dil_w, 0, work.y_cols
-    )
+        work.width, work.kernel_w, work.stride_w, work.pad_left, work.dil_w, 0, work.y_cols
+    )[0]
     return Plan(rows, tuple(np.flatnonzero(taps) for taps in row_taps), row_taps, col_taps)

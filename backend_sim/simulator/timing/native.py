@@ -8,6 +8,7 @@ once (`Ternary.packed`) and on the activations where they lie.
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from functools import cache
 from pathlib import Path
@@ -16,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from escc.backend_sim.simulator import native
-from escc.backend_sim.simulator.timing.conv_timing import check_shapes
+from escc.backend_sim.simulator.timing.conv_timing import Convolution, check_shapes
 from escc.backend_sim.simulator.timing.geometry import plan
 from escc.backend_sim.simulator.timing.work import ConvTiming, ConvWork, Ternary, TimingArch
 from escc.errors import EsccError
@@ -219,7 +220,15 @@ class NativeEngine:
             raise_status(status, work)
         return ConvTiming(*np.ascontiguousarray(figures.T))
 
-    def conv_timings(
+    def conv_timings(self, arch: TimingArch, convolutions: Sequence[Convolution]) -> list[ConvTiming]:
+        """`conv_timing` of each of ``convolutions``.
+
+        Raises:
+            EsccError: see there.
+        """
+        return [self.conv_timing(arch, *item) for item in convolutions]
+
+    def time_all(
         self,
         parameters: npt.NDArray[np.int64],
         x: npt.NDArray[np.uintp],

@@ -18,7 +18,7 @@ import numpy.typing as npt
 from escc.backend_sim.simulator.timing.conv_timing import check_shapes, report
 from escc.backend_sim.simulator.timing.engines import Engine, NumpyEngine
 from escc.backend_sim.simulator.timing.geometry import plan
-from escc.backend_sim.simulator.timing.load import Load, conv_load
+from escc.backend_sim.simulator.timing.load import Load, Operands, Order, conv_loads
 from escc.backend_sim.simulator.timing.native import (
     FORMS,
     POLICIES,
@@ -114,8 +114,8 @@ class _NumpyReuse:
         for work, x, ternary in instructions:
             rows = plan(work, len(x)).rows
             active = np.ascontiguousarray(x[None, rows - work.x_first] != 0)
-            mask = None if ternary is None else ternary.mask
-            self.loads.append((active, conv_load(self.arch, work, active, mask)))
+            load = conv_loads(self.arch, [Operands(work, active, ternary)])[0]
+            self.loads.append((active, load))
 
     def timings(self, arch: TimingArch, bands: Sequence[int]) -> Counts:
         """See `Reuse`."""
@@ -131,15 +131,16 @@ class _NumpyReuse:
 
 
 def _whole_groups(load: Load, outs: int, rows: int) -> Load:
-    """A load of single outputs, with none added up to whole groups of ``rows``."""
-    missing = -outs % rows
+    """A load of single outputs in the order of blocks of ``rows`` rows."""
+    order = Order(outs, rows)
 
-    def filled(array: npt.NDArray[np.unsignedinteger]) -> npt.NDArray[np.unsignedinteger]:
-        if array.shape[-1] == 1 < outs or not missing:
+    def ordered(array: npt.NDArray[np.unsignedinteger]) -> npt.NDArray[np.unsignedinteger]:
+        if rows == 1 or array.shape[-1] == 1 < outs:
             return array
-        return np.concatenate([array, np.zeros((*array.shape[:-1], missing), array.dtype)], axis=-1)
+        lines = order.spread(array.reshape(array.size // outs, outs)[:, order.outputs])
+        return lines.reshape(*array.shape[:-1], lines.shape[1])
 
-    return replace(load, cycles=filled(load.cycles), values=filled(load.values))
+    return replace(load, cycles=ordered(load.cycles), values=ordered(load.values))
 
 
 class _Kept(ctypes.Structure):
@@ -240,7 +241,7 @@ class _NativeReuse:
 
     def _call(self, kept: list[_Kept | None], packed: list[Planes | None]) -> Counts:
         status = np.zeros(len(self.instructions), np.int64)
-        self.engine.conv_timings(
+        self.engine.time_all(
             self.parameters,
             self.x,
             _pointers([None if planes is None else planes.words for planes in packed]),

@@ -191,6 +191,8 @@ class ConvTiming:
 
 def joined(parts: list[ConvTiming]) -> ConvTiming:
     """The timings of consecutive runs of images as one."""
+    if len(parts) == 1:
+        return parts[0]
     none = np.zeros(0, dtype=np.int64)
     names = [figure.name for figure in fields(ConvTiming)]
     return ConvTiming(**{name: np.concatenate([none, *(getattr(p, name) for p in parts)]) for name in names})

@@ -13,8 +13,10 @@ from tests.backend_sim.timing.engines import engines
 from tests.backend_sim.timing.oracle import LC_CAUSES, MAC_CAUSES
 
 from escc.backend_sim.simulator.timing import (
+    Convolution,
     ConvTiming,
     ConvWork,
+    Engine,
     Ternary,
     concentration,
     conv_timing,
@@ -103,6 +105,22 @@ def test_block_sizes_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
         timing = timing_of(case)
         for image in range(len(case.x)):
             assert figures(timing, image) == figures(wanted, image)
+
+
+@pytest.mark.parametrize("engine", ENGINES, ids=lambda engine: engine.name)
+def test_many_at_once(engine: Engine) -> None:
+    """Convolutions of all forms and sizes timed together are timed as each alone."""
+    for first in range(2200, 2280, 20):
+        cases = [random_case(seed) for seed in range(first, first + 20)]
+        arch = cases[0].arch
+        # the same coefficients twice, too
+        works = [*cases, *cases[:3]]
+        ternaries = {id(case): None if case.mask is None else Ternary(case.mask) for case in cases}
+        together = [Convolution(case.work, case.x, ternaries[id(case)]) for case in works]
+        for case, timing in zip(works, engine.conv_timings(arch, together), strict=True):
+            alone = timing_of(replace(case, arch=arch))
+            for image in range(len(case.x)):
+                assert figures(timing, image) == figures(alone, image)
 
 
 def test_long_items_count_in_64_bits(monkeypatch: pytest.MonkeyPatch) -> None:
