@@ -48,9 +48,9 @@ def _drawn(**factors: float) -> Callable[[Statistics], Statistics]:
     return lambda stated: stated.scaled(**factors)
 
 
-def _bandwidth(gbps: float) -> dict[str, Any]:
+def _bandwidth(gbps: float, requests: int) -> dict[str, Any]:
     return {
-        "arch": lambda arch: arch.replace(dram_gbps=gbps),
+        "arch": lambda arch: arch.replace(dram_gbps=gbps, dram_requests=requests),
         "rival": lambda machine: replace(machine, dram_gbps=gbps),
     }
 
@@ -77,6 +77,11 @@ def _double_buffered(machine: Machine) -> Machine:
     return replace(machine, double_buffered=True) if hasattr(machine, "double_buffered") else machine
 
 
+def _register_rows(table: EnergyTable) -> EnergyTable:
+    register = table.costs["register_bit"]
+    return replace(table, costs=table.costs | {"scratch_read_bit": register, "scratch_write_bit": register})
+
+
 SCENARIOS: tuple[Scenario, ...] = (
     Scenario("activation density", "x 0.75", statistics=_drawn(activations=0.75)),
     Scenario("activation density", "x 1.25", statistics=_drawn(activations=1.25)),
@@ -91,8 +96,8 @@ SCENARIOS: tuple[Scenario, ...] = (
     ),
     Scenario("ternary planes of 1 x 1 layers", "2", statistics=lambda stated: replace(stated, planes=2)),
     Scenario("ternary planes of 1 x 1 layers", "4", statistics=lambda stated: replace(stated, planes=4)),
-    Scenario("DRAM bandwidth", "6.4 GB/s", **_bandwidth(6.4)),
-    Scenario("DRAM bandwidth", "51.2 GB/s", **_bandwidth(51.2)),
+    Scenario("DRAM bandwidth", "6.4 GB/s", **_bandwidth(6.4, requests=32)),
+    Scenario("DRAM bandwidth", "51.2 GB/s, 128 requests in flight", **_bandwidth(51.2, requests=128)),
     Scenario(
         "DRAM bandwidth",
         "unlimited, no latency",
@@ -101,6 +106,7 @@ SCENARIOS: tuple[Scenario, ...] = (
     ),
     Scenario("DRAM energy", "x 0.5", table=lambda table: scaled_table(table, dram=0.5)),
     Scenario("DRAM energy", "x 2.5: 20 pJ a bit", table=lambda table: scaled_table(table, dram=2.5)),
+    Scenario("memories inside escc's rows", "at the cost of registers", table=_register_rows),
     Scenario("SRAM energy", "single arrays, no banks", table=lambda table: replace(table, bank_kib=math.inf)),
     Scenario(
         "SRAM of all machines",
