@@ -192,7 +192,8 @@ def test_costs_change_energy_and_nothing_else() -> None:
     assert dearer.energy["sram"] == pytest.approx(run.energy["sram"])
     assert repriced(run, TABLE).energy_pj == pytest.approx(run.energy_pj)
     single = dataclasses.replace(TABLE, bank_kib=math.inf)
-    ratios = [single.sram_write(512) / TABLE.sram_write(512), single.sram_read(512) / TABLE.sram_read(512)]
+    kib = ARCH.sram_kib
+    ratios = [single.sram_write(kib) / TABLE.sram_write(kib), single.sram_read(kib) / TABLE.sram_read(kib)]
     assert 2 < ratios[0] < repriced(run, single).energy["sram"] / run.energy["sram"] < ratios[1]
     assert repriced(run, single).energy["dram"] == run.energy["dram"]
 
