@@ -30,8 +30,14 @@ PRODUCT = 1 << 18
 """Multiplications per matrix product: small enough that no BLAS splits one over threads, as the hand-over
 takes longer than the product itself (much longer on a busy machine)."""
 
+TOGETHER = 4096
+"""About how many kernels are improved together: what they need stays inside the second-level cache."""
+
 BLOCK = 1024
-"""Most codes scored by one matrix product; the scores in flight stay inside the second-level cache."""
+"""Most codes scored by one matrix product."""
+
+TILE = 1 << 17
+"""About how many scores (or weights) are in flight: they stay inside the second-level cache."""
 
 
 @cache
@@ -74,10 +80,12 @@ def encode(beta: Array, gram: Array, penalty: Array) -> Codes:
     half_energy = np.full(blocks * width, np.inf, dtype=np.float32)
     half_energy[: len(table)] = 0.5 * energy
     half_energy = half_energy.reshape(blocks, 1, width)
-    rows = max(PRODUCT // (bases * width), 1)
-    together, step = max(rows // inputs, 1), min(rows, inputs)
-    codes = np.empty(beta.shape, dtype=np.int8)
+    rows = max(TILE // (blocks * width), 1)
+    # whole outputs side by side, or an even part of one
+    together, step = max(rows // inputs, 1), -(-inputs // -(-inputs // rows))
+    product = max(PRODUCT // (bases * width), 1)
     scores = np.empty(blocks * together * step * width, dtype=np.float32)
+    best = np.empty((outputs, inputs), dtype=np.intp)
     for first in range(0, outputs, together):
         mu = np.asarray(penalty[first : first + together], dtype=np.float32)
         offset = (half_energy + mu[:, None] * count)[:, :, None, :]
@@ -85,19 +93,23 @@ def encode(beta: Array, gram: Array, penalty: Array) -> Codes:
             part = beta[first : first + together, start : start + step]
             flat = np.ascontiguousarray(part, dtype=np.float32).reshape(-1, bases)
             tile = scores[: blocks * len(flat) * width].reshape(blocks, len(flat), width)
-            np.matmul(flat, columns, out=tile)
+            for at in range(0, len(flat), product):
+                np.matmul(flat[at : at + product], columns, out=tile[:, at : at + product])
             np.abs(tile, out=tile)
             by_output = tile.reshape(blocks, *part.shape[:2], width)
             np.subtract(by_output, offset, out=by_output)
-            found = table[_best(tile)]
-            found[np.einsum("nm,nm->n", flat, found) < 0] *= -1
-            codes[first : first + together, start : start + step] = found.reshape(part.shape)
+            best[first : first + together, start : start + step] = _best(tile).reshape(part.shape[:2])
+    codes = table[best]
+    real = table.astype(np.float32)
+    for first in range(0, outputs, step := max(TOGETHER // inputs, 1)):
+        here = slice(first, first + step)
+        match = np.einsum("kcm,kcm->kc", np.asarray(beta[here], dtype=np.float32), real[best[here]])
+        codes[here] *= np.where(match < 0, -1, 1).astype(np.int8)[..., None]
     return codes
 
 
 def encode_single(values: Array, bases: Array, penalty: Array) -> Codes:
-    """:func:`encode` for kernels of one weight, many times faster: a code is then the line c B of slope, less
-    its price, over the weight, and the best codes are the upper envelope of the lines.
+    """:func:`encode` for kernels of one weight, many times faster (see :class:`Lines`).
 
     Args:
         values: (K, C) weights, those of output channel k in units of its scale.
@@ -107,38 +119,113 @@ def encode_single(values: Array, bases: Array, penalty: Array) -> Codes:
     Returns:
         int8 (K, C, d).
     """
-    table = codewords(len(bases))
-    sums = table @ np.asarray(bases, dtype=np.float64)
-    # of codes of one sum the sparsest comes first, and is the best
-    slopes, lines = np.unique(np.abs(sums), return_index=True)
-    signed = np.concatenate([table[lines] * np.where(sums[lines] < 0, -1, 1)[:, None]] * 2).astype(np.int8)
-    signed[len(lines) :] *= -1
-    price = 0.5 * slopes**2 + np.multiply.outer(np.asarray(penalty), (table[lines] != 0).sum(axis=1))
-    begin, end = _envelope(slopes, price)
-    begin[begin >= end] = np.inf
-    order = np.argsort(begin, axis=1, kind="stable")
-    begin = np.take_along_axis(begin, order, axis=1).astype(values.dtype)
-    size = np.abs(values)
-    # the lines of an output in the order in which they are best, counted up to the one that is
-    place = np.zeros(values.shape, dtype=np.int64)
-    for start in begin[:, 1 : np.isfinite(begin).sum(axis=1).max()].T:
-        place += size >= start[:, None]
-    found = np.take_along_axis(order, place, axis=1) + len(lines) * (values < 0)
-    return signed[found]
+    lines = Lines(bases, penalty)
+    return pick(values, lines.codes, lines.starts)
 
 
-def _envelope(slopes: Float, price: Float) -> tuple[Float, Float]:
-    """Where each line slope * x - price is the highest, for x >= 0: (from, to), both (K, lines).
+class Lines:
+    """The best codes of kernels of one weight, as a function of the weight.
 
-    ``slopes`` (lines,) rise, ``price`` is (K, lines); one that is nowhere the highest ends before it begins.
+    The score of a code is the line c B of slope, less its price, over the weight's size; the best codes are
+    the upper envelope of the lines.
+
+    Attributes:
+        codes: int8 (J, d), those that may be best for some output, c B >= 0 rising.
+        starts: float64 (K, J), the size from which on each is the best for output k: it ends where the next
+            one starts, at its own start if it is the best nowhere.
+    """
+
+    def __init__(self, bases: Array, penalty: Array) -> None:
+        """
+        Args:
+            bases: (d,) the bases' only taps.
+            penalty: (K,) cost mu of a non-zero.
+        """
+        table = codewords(len(bases))
+        sums = table @ np.asarray(bases, dtype=np.float64)
+        # of codes of one sum the sparsest comes first, and is the best
+        slopes, first = np.unique(np.abs(sums), return_index=True)
+        codes = table[first] * np.where(sums[first] < 0, -1, 1)[:, None]
+        size, mu = np.count_nonzero(codes, axis=1), np.asarray(penalty, dtype=np.float64)
+        kept = _on_top(slopes, 0.5 * slopes**2, size, float(mu.min()), float(mu.max()))
+        self.codes = codes[kept].astype(np.int8)
+        slopes = slopes[kept]
+        self.starts = _starts(slopes, 0.5 * slopes[:, None] ** 2 + np.multiply.outer(size[kept], mu))
+
+
+def pick(values: Array, codes: Codes, starts: Array) -> Codes:
+    """The codes (K, C, d) of weights (K, C) by size: codes[j] from starts[k, j] on, of the weight's sign.
+
+    Args:
+        values: (K, C).
+        codes, starts: as in :class:`Lines`, the starts in units of the values.
+    """
+    table = np.concatenate([codes, -codes])
+    found = np.empty((*values.shape, table.shape[1]), dtype=np.int8)
+    first = starts.astype(values.dtype)
+    count = np.uint8 if len(codes) <= 256 else np.int16
+    together = max(TILE // max(values.shape[1], 1), 1)
+    for at in range(0, len(values), together):
+        here = slice(at, at + together)
+        sizes = np.abs(values[here])
+        place = np.zeros(sizes.shape, dtype=count)
+        for start in first[here, 1:].T:
+            # seen as bytes: a sum with booleans would convert them first
+            place += (sizes >= start[:, None]).view(np.uint8)
+        index = place + np.where(values[here] < 0, len(codes), 0)
+        found[here] = np.take(table, index, axis=0)
+    return found
+
+
+def _on_top(slopes: Float, base: Float, size: NDArray[np.intp], low: float, high: float) -> NDArray[np.intp]:
+    """Of lines of rising slope and price base + mu * size, those that may be the highest anywhere (x >= 0)
+    for any mu from ``low`` to ``high``.
+
+    A line below the chord of two others at both ends is below it in between, since prices are linear in mu.
+    """
+    lowest, highest = base + low * size, base + high * size
+    kept = np.ones(len(slopes), dtype=np.bool_)
+    for price in (lowest, highest):
+        hull = np.array(_hull(slopes.tolist(), price.tolist()))
+        right = np.searchsorted(hull, np.arange(len(slopes)))
+        corner = hull[np.minimum(right, len(hull) - 1)] == np.arange(len(slopes))
+        inner = ~corner & (right < len(hull))
+        after, before = hull[np.minimum(right, len(hull) - 1)], hull[np.maximum(right - 1, 0)]
+        span = np.where(inner, slopes[after] - slopes[before], 1.0)
+        share = (slopes - slopes[before]) / span
+        for other in (lowest, highest):
+            inner &= other > (1.0 - share) * other[before] + share * other[after]
+        kept &= ~inner
+    return np.flatnonzero(kept)
+
+
+def _hull(slopes: list[float], price: list[float]) -> list[int]:
+    """Corners of the lower convex hull of points (slope, price), from the first to the last."""
+    hull: list[int] = []
+    for index, (x, y) in enumerate(zip(slopes, price, strict=True)):
+        while len(hull) > 1:
+            a, b = hull[-2], hull[-1]
+            if (price[b] - price[a]) * (x - slopes[a]) < (y - price[a]) * (slopes[b] - slopes[a]):
+                break
+            hull.pop()
+        hull.append(index)
+    return hull
+
+
+def _starts(slopes: Float, price: Float) -> Float:
+    """Where each line slope * x - price becomes the highest, for x >= 0: (K, lines).
+
+    ``slopes`` (lines,) rise, ``price`` is (lines, K). A line that is nowhere the highest starts where
+    the next one does.
     """
     begin, end = np.zeros(price.shape), np.full(price.shape, np.inf)
-    for line in range(len(slopes)):
+    for line in range(len(slopes) - 1):
         # steeper lines overtake this one where the prices' difference is made up for
-        crossing = (price[:, line + 1 :] - price[:, line, None]) / (slopes[line + 1 :] - slopes[line])
-        end[:, line] = crossing.min(axis=1, initial=np.inf)
-        np.maximum(begin[:, line + 1 :], crossing, out=begin[:, line + 1 :])
-    return begin, end
+        crossing = (price[line + 1 :] - price[line]) / (slopes[line + 1 :, None] - slopes[line])
+        end[line] = crossing.min(axis=0)
+        np.maximum(begin[line + 1 :], crossing, out=begin[line + 1 :])
+    begin[begin >= end] = np.inf
+    return np.ascontiguousarray(np.minimum.accumulate(begin[::-1], axis=0)[::-1].T)
 
 
 def _best(scores: NDArray[np.float32]) -> NDArray[np.intp]:
@@ -163,18 +250,37 @@ def _blocks(bases: int) -> tuple[Codes, NDArray[np.float32], NDArray[np.float32]
 
 
 def descend(beta: Array, gram: Array, penalty: Array, codes: Codes, sweeps: int = 1) -> Codes:
-    """Improve codes entry by entry (each the best given the others); arguments as in :func:`encode`."""
-    mu = np.asarray(penalty, dtype=np.float32)[:, None]
+    """Improve codes entry by entry (each the best given the others); arguments as in :func:`encode`.
+
+    Returns:
+        int8 (K, C, d), one basis after the other in memory.
+    """
+    outputs, inputs, bases = beta.shape
     square = np.asarray(gram, dtype=np.float32)
-    current = codes.astype(np.float32)
-    rest = np.asarray(beta, dtype=np.float32) - current @ square
-    for _ in range(sweeps):
-        for m in range(square.shape[0]):
-            alone = rest[..., m] + current[..., m] * square[m, m]
-            chosen = np.where(np.abs(alone) > 0.5 * square[m, m] + mu, np.sign(alone), np.float32(0))
-            rest -= (chosen - current[..., m])[..., None] * square[m]
-            current[..., m] = chosen
-    return current.astype(np.int8)
+    own = np.diag(square).copy()
+    others = square - np.diag(own)
+    price = np.asarray(penalty, dtype=np.float32)
+    # one row per basis: every step then runs over memory in order
+    given, before = beta.transpose(2, 0, 1), codes.transpose(2, 0, 1)
+    found = np.empty((bases, outputs, inputs), dtype=np.int8)
+    together = max(TOGETHER // max(inputs, 1), 1)
+    for first in range(0, outputs, together):
+        here = slice(first, first + together)
+        wanted = np.array(given[:, here], dtype=np.float32, order="C").reshape(bases, -1)
+        current = np.array(before[:, here], dtype=np.float32, order="C").reshape(bases, -1)
+        mu = np.repeat(price[here], inputs)
+        two = np.empty((2, len(mu)), dtype=np.float32)
+        for _ in range(sweeps):
+            for m in range(bases):
+                # of two equal rows: one alone would be a matrix times a vector, which BLAS gives to threads
+                np.matmul(others[[m, m]], current, out=two)
+                alone = np.subtract(wanted[m], two[0], out=two[0])
+                least = np.add(mu, 0.5 * own[m], out=two[1])
+                more = (alone > least).view(np.int8)
+                less = (alone < np.negative(least, out=least)).view(np.int8)
+                current[m] = np.subtract(more, less, out=more)
+        found[:, here] = current.reshape(bases, -1, inputs)
+    return found.transpose(1, 2, 0)
 
 
 def code_costs(beta: Array, gram: Array, penalty: Array, codes: Codes) -> Float:

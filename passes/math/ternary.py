@@ -17,13 +17,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from escc.passes.math.basis import kernel_rows, principal_kernels, reconstruct, relative_error, svd_decompose
-from escc.passes.math.coding import descend, encode, encode_single
+from escc.passes.math.basis import principal_kernels, reconstruct, relative_error, svd_decompose
+from escc.passes.math.fitting import Fit, KernelFit, SingleFit
 from escc.passes.math.thresholds import residual_planes, ternarize
 
 Array = NDArray[Any]
 Float = NDArray[np.float64]
 Codes = NDArray[np.int8]
+
+
+_SIZES = 1 << 15
+"""About how many kernels tell how large ternary coefficients are to begin with."""
 
 
 @dataclass(frozen=True)
@@ -56,72 +60,6 @@ class Decomposition:
         return float(np.count_nonzero(self.coefficients) / self.coefficients.size)
 
 
-class _Fit:
-    """The alternation's variables, in units in which the mean kernel energy is 1.
-
-    The codes enter the fits of bases and scales, and the objective, only through statistics of each output k:
-    ``used[k] = T[k]^T T[k]`` (M, M) and ``match[k] = T[k]^T W[k]`` (M, P).
-    """
-
-    def __init__(self, rows: Float, penalty: float, bases: Float, scale: Float) -> None:
-        self.rows = rows  # (K, C, P)
-        self.penalty = penalty
-        self.bases = bases  # (M, P)
-        self.scale = scale  # (K,)
-        # not a BLAS product: those of long vectors go to threads, which costs more than it gains
-        self.energy = float(np.einsum("kcp,kcp->", rows, rows))
-        self.set_codes(np.zeros((*rows.shape[:2], len(bases)), dtype=np.int8))
-
-    def set_codes(self, codes: Codes) -> None:
-        """New codes (K, C, M) and their statistics."""
-        self.codes = codes
-        values = codes.astype(np.float64)
-        turned = values.transpose(0, 2, 1)
-        self.used = turned @ values
-        self.match = turned @ self.rows
-        self.nonzeros = int(np.count_nonzero(codes))
-
-    def recode(self, exact: bool) -> bool:
-        """Better codes for the present bases and scales; False (and nothing changes) if there are none."""
-        beta = (self.rows @ self.bases.T) / self.scale[:, None, None]
-        gram, mu = self.bases @ self.bases.T, 0.5 * self.penalty / self.scale**2
-        before, old = self.objective(), (self.codes, self.used, self.match, self.nonzeros)
-        if not exact:
-            self.set_codes(descend(beta, gram, mu, self.codes, sweeps=2))
-        elif self.bases.shape[1] == 1:
-            self.set_codes(encode_single(self.rows[..., 0] / self.scale[:, None], self.bases[:, 0], mu))
-        else:
-            self.set_codes(encode(beta, gram, mu))
-        if self.objective() < before:
-            return True
-        self.codes, self.used, self.match, self.nonzeros = old
-        return False
-
-    def refit(self, rounds: int) -> None:
-        """Least-squares scales and bases in turns."""
-        for _ in range(rounds):
-            self.refit_scale()
-            normal = np.einsum("k,kmn->mn", self.scale**2, self.used)
-            rest = np.einsum("k,kmp->mp", self.scale, self.match) - normal @ self.bases
-            # a little damping: directions that no code uses keep what they had
-            damping = (1e-9 * np.trace(normal) + 1e-30) * np.eye(len(normal))
-            self.bases = self.bases + np.linalg.solve(normal + damping, rest)
-
-    def refit_scale(self) -> None:
-        """g = <W, TB> / ||TB||^2 for each output; outputs without codes keep theirs."""
-        energy = np.einsum("kmn,mn->k", self.used, self.bases @ self.bases.T)
-        match = np.einsum("kmp,mp->k", self.match, self.bases)
-        fitted = np.divide(match, energy, out=np.zeros_like(match), where=energy > 0)
-        self.scale = np.where(fitted > 0, fitted, self.scale)
-
-    def objective(self) -> float:
-        """Squared error plus penalty, per kernel: so relative to the weight's energy."""
-        energy = np.einsum("kmn,mn->k", self.used, self.bases @ self.bases.T)
-        match = np.einsum("kmp,mp->k", self.match, self.bases)
-        error = self.energy + float(self.scale @ (self.scale * energy - 2.0 * match))
-        return (error + self.penalty * self.nonzeros) / (self.rows.shape[0] * self.rows.shape[1])
-
-
 def fit_ternary(
     weight: Array,
     bases: int,
@@ -142,9 +80,9 @@ def fit_ternary(
         iterations: most alternations.
         exact_every: exact coding in every n-th alternation, cheap descent in the others; the last is exact.
         tolerance: stop when an exact alternation gains less than this share of the objective.
-        sample: layers with over twice as many kernels are first fitted on about so many of them (evenly
-            spaced input channels); a fifth of the alternations then runs over all kernels from there. A
-            quarter of that, and two alternations, for 1x1 kernels: their bases are just M numbers.
+        sample: layers with over twice as many kernels are first fitted on about so many of them (of evenly
+            spaced input channels); a fifth of the alternations then runs over all kernels from there. 1x1
+            kernels are those of evenly spaced outputs instead, and coded exactly every time.
         steps: bases are put on the grid max|B| / steps, so that 8-bit bases lose nothing more; 0 leaves them
             real.
 
@@ -155,30 +93,33 @@ def fit_ternary(
         ValueError: more than 9 bases.
     """
     outputs, inputs = weight.shape[:2]
-    rows = kernel_rows(weight).reshape(outputs, inputs, -1)
-    unit = float(np.sqrt(np.einsum("kcp,kcp->", rows, rows) / (outputs * inputs))) or 1.0
-    rows = rows / unit
-    fit = _Fit(rows, penalty, *_start(rows, bases))
-    if rows.shape[2] == 1:
-        sample //= 4
+    rows = np.asarray(weight, dtype=np.float32).reshape(outputs, inputs, -1)
+    unit = float(np.sqrt(np.einsum("kcp,kcp->", rows, rows, dtype=np.float64) / (outputs * inputs))) or 1.0
+    rows = rows * np.float32(1.0 / unit)
+    kernels, scale = _start(rows, bases)
+    single = rows.shape[2] == 1
+    if single:
+        exact_every = 1
     if (stride := outputs * inputs // sample) > 1:
-        small = _Fit(np.ascontiguousarray(rows[:, ::stride]), penalty, fit.bases, fit.scale)
+        part = rows[::stride] if single else rows[:, ::stride]
+        own = scale[::stride] if single else scale
+        small = _fit(np.ascontiguousarray(part), penalty, kernels, own)
         _alternate(small, iterations, exact_every, tolerance)
-        fit.bases, fit.scale = small.bases, small.scale
-        iterations = -(-iterations // 5) if rows.shape[2] > 1 else min(iterations, 2)
+        kernels, scale = small.bases, scale * np.median(small.scale / own) if single else small.scale
+        iterations = -(-iterations // 5)
+    fit = _fit(rows, penalty, kernels, scale)
     history = _alternate(fit, iterations, exact_every, tolerance)
     _normalize(fit, steps)
     fit.recode(exact=True)
-    fit.refit_scale()
-    return Decomposition(
-        fit.bases.astype(np.float32).reshape(bases, *weight.shape[2:]),
-        fit.codes,
-        (fit.scale * unit).astype(np.float32),
-        history,
-    )
+    codes, kernels = fit.codes(), fit.bases.astype(np.float32).reshape(bases, *weight.shape[2:])
+    return Decomposition(kernels, codes, refit_scale(weight, fit.bases, codes, fit.scale * unit), history)
 
 
-def _alternate(fit: _Fit, iterations: int, exact_every: int, tolerance: float) -> list[float]:
+def _fit(rows: NDArray[np.float32], penalty: float, bases: Float, scale: Float) -> Fit:
+    return (SingleFit if rows.shape[2] == 1 else KernelFit)(rows, penalty, bases, scale)
+
+
+def _alternate(fit: Fit, iterations: int, exact_every: int, tolerance: float) -> list[float]:
     """Run alternations; the objective after each one that improved it."""
     history: list[float] = []
     before = fit.objective()
@@ -197,27 +138,28 @@ def _alternate(fit: _Fit, iterations: int, exact_every: int, tolerance: float) -
     return history
 
 
-def _start(rows: Float, bases: int) -> tuple[Float, Float]:
+def _start(rows: Array, bases: int) -> tuple[Float, Float]:
     """Bases and scales to begin with.
 
     Principal kernels of the outputs brought to one size, each as large as its ternarised coefficients want it
     (and again at half that size when there are more bases than taps); powers of 1/3 for single weights.
     """
     taps = rows.shape[2]
-    size = np.sqrt(np.mean(np.einsum("kcp,kcp->kc", rows, rows), axis=1))
+    size = np.sqrt(np.einsum("kcp,kcp->k", rows, rows, dtype=np.float64) / rows.shape[1])
     scale = np.where(size > 0, size, 1.0)
     if taps == 1:
         powers = 3.0 ** -np.arange(bases)[:, None]
         return (0.7 * bases + 0.7) * powers / powers.sum(), scale
-    evened = rows / scale[:, None, None]
+    evened = rows * (1.0 / scale).astype(np.float32)[:, None, None]
     kernels = principal_kernels(evened[..., None])[0][..., 0][np.arange(bases) % taps]
-    _, sizes = ternarize(evened.reshape(-1, taps) @ kernels.T, axis=0)
+    evened = evened.reshape(-1, taps)
+    _, sizes = ternarize(evened[:: max(len(evened) // _SIZES, 1)] @ kernels.T, axis=0)
     return kernels * sizes.T * 2.0 ** -(np.arange(bases)[:, None] // taps), scale
 
 
-def _normalize(fit: _Fit, steps: int) -> None:
+def _normalize(fit: Fit, steps: int) -> None:
     """Common factor into the scales, grid, order by energy, sign such that the largest tap is positive."""
-    order = np.argsort(-np.einsum("kmm,mp,mp->m", fit.used, fit.bases, fit.bases), kind="stable")
+    order = np.argsort(-fit.usage() * np.einsum("mp,mp->m", fit.bases, fit.bases), kind="stable")
     bases = fit.bases[order]
     largest = bases[np.arange(len(order)), np.abs(bases).argmax(axis=1)]
     sign = np.where(largest < 0, -1, 1)
@@ -225,7 +167,7 @@ def _normalize(fit: _Fit, steps: int) -> None:
     peak = float(np.abs(bases).max()) or 1.0
     bases, fit.scale = bases / peak, fit.scale * peak
     fit.bases = np.rint(bases * steps) / steps if steps else bases
-    fit.set_codes(fit.codes[..., order] * sign.astype(np.int8))
+    fit.reorder(order, sign)
 
 
 def svd_ternary(weight: Array, bases: int) -> Decomposition:
@@ -265,9 +207,11 @@ def refit_scale(weight: Array, bases: Array, coefficients: Array, scale: Array) 
 
     Outputs without coefficients, or whose fit would not be positive, keep ``scale``.
     """
-    target = np.asarray(weight, dtype=np.float64)
-    unscaled = reconstruct(bases.astype(np.float64), coefficients, np.ones(len(target)))
-    energy = np.einsum("kcrs,kcrs->k", unscaled, unscaled)
-    match = np.einsum("kcrs,kcrs->k", target, unscaled)
+    kernels = bases.reshape(len(bases), -1).astype(np.float64)
+    values = coefficients.astype(np.float64)
+    turned = values.transpose(0, 2, 1)
+    rows = np.asarray(weight, dtype=np.float64).reshape(*values.shape[:2], -1)
+    energy = np.einsum("kmn,mn->k", turned @ values, kernels @ kernels.T)
+    match = np.einsum("kmp,mp->k", turned @ rows, kernels)
     fitted = np.divide(match, energy, out=np.zeros_like(match), where=energy > 0)
     return np.where(fitted > 0, fitted, scale).astype(np.float32)

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from escc.passes.math import coding
 from escc.passes.math.basis import principal_kernels, reconstruct, relative_error, svd_decompose
 from escc.passes.math.coding import code_costs, codewords, descend, encode, encode_single
+from escc.passes.math.fitting import SingleFit
 from escc.passes.math.ternary import (
     Decomposition,
     fit_ternary,
@@ -241,6 +242,9 @@ def test_a_large_layer_fitted_from_a_sample_is_as_good() -> None:
     weight = random_weight(9, 64, 64, 3)
     whole, sampled = fit_ternary(weight, 5, 0.02), fit_ternary(weight, 5, 0.02, sample=1000)
     assert sampled.objective[-1] < 1.03 * whole.objective[-1]
+    weight = random_weight(14, 96, 64, 1)
+    whole, sampled = fit_ternary(weight, 4, 0.02), fit_ternary(weight, 4, 0.02, sample=800)
+    assert sampled.objective[-1] < 1.01 * whole.objective[-1]
 
 
 def test_degenerate_layers() -> None:
@@ -288,3 +292,24 @@ def test_codes_of_single_weights_are_the_best(bases: int, outputs: int, inputs: 
     beta, gram = values[..., None] * taps, np.outer(taps, taps)
     best = code_costs(beta, gram, penalty, encode(beta, gram, penalty))
     np.testing.assert_allclose(code_costs(beta, gram, penalty, codes), best, atol=1e-5)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 6), st.integers(1, 5), st.integers(1, 40), st.integers(0, 2**32 - 1))
+def test_statistics_of_single_weights_are_those_of_their_codes(
+    bases: int, outputs: int, inputs: int, seed: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    rows = (rng.standard_normal((outputs, inputs, 1)) * rng.integers(0, 2, (outputs, 1, 1))).astype(
+        np.float32
+    )
+    taps = 3.0 ** -np.arange(bases, dtype=np.float64)[:, None]
+    fit = SingleFit(rows, 0.02, taps, rng.uniform(0.2, 2.0, outputs))
+    fit.recode(exact=True)
+    fit.refit(rounds=2)
+    codes = fit.codes()
+    rest = rows[..., 0] - fit.scale[:, None] * (codes @ fit.bases[:, 0])
+    expected = (np.sum(rest**2) + 0.02 * np.count_nonzero(codes)) / rows.size
+    assert fit.nonzeros == np.count_nonzero(codes)
+    np.testing.assert_allclose(fit.objective(), expected, rtol=1e-5, atol=1e-6)
+    np.testing.assert_array_equal(fit.usage(), np.count_nonzero(codes, axis=(0, 1)))
