@@ -14,12 +14,14 @@ An activation vector of C channels is ceil(C/8) mask bytes and one byte per non-
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from escc.errors import EsccError
+from escc.isa.bits import bit_counts
 
 TWO_LEVEL_BASES = 64
 """Most bases of a two-level stream: a bit of it must not stand for any number of coefficients."""
@@ -92,11 +94,17 @@ def row_offsets(
     view = memoryview(buffer.data if isinstance(buffer, np.ndarray) else buffer)
     available = len(view)
     head = chans if two_level else chans * bases
+    # bits before every byte that a stream may have, where its masks are whole bytes
+    before = None if two_level or head % 8 else _bits_before(view[: outs * head // 4])
     offset = 0
     offsets = [0]
     for row in range(outs):
         length = head
-        set_bits = _count_bits(view, offset, 0, head)
+        if before is not None:
+            stop = min(offset + head // 8, available)
+            set_bits = before[stop] - before[offset]
+        else:
+            set_bits = _count_bits(view, offset, 0, head)
         if two_level:
             length += set_bits * bases
             set_bits = _count_bits(view, offset, head, length)
@@ -130,6 +138,9 @@ def decode_row_streams(
     if smallest_row_streams(outs, chans, bases, two_level=two_level) > data.size:
         raise EsccError(f"coefficients of {outs} x {chans} x {bases} do not fit into {data.size} bytes")
     offsets = np.array(row_offsets(buffer, outs, chans, bases, two_level=two_level), dtype=np.int64)
+    if not (two_level or chans % 8 or chunk % 8):
+        values = _whole_bytes(data, offsets, chans * bases)
+        return _from_stream_order(values, chans, bases, chunk), int(offsets[-1])
     sizes = np.diff(offsets)
     width = int(sizes.max())
     packed = np.zeros((outs, width), np.uint8)
@@ -228,3 +239,46 @@ def _count_bits(view: memoryview, offset: int, start: int, stop: int) -> int:
     have none."""
     word = int.from_bytes(view[offset : offset + (stop + 7) // 8], "little")
     return ((word & ((1 << stop) - 1)) >> start).bit_count()
+
+
+def _bits_before(view: memoryview) -> memoryview:
+    """Set bits before each byte and, last, of all of them."""
+    before = np.zeros(len(view) + 1, np.int64)
+    np.cumsum(bit_counts(np.frombuffer(view, np.uint8)), out=before[1:])
+    return before.data
+
+
+def _whole_bytes(
+    data: npt.NDArray[np.uint8], offsets: npt.NDArray[np.int64], length: int
+) -> npt.NDArray[np.int8]:
+    """Rows with ``length`` plain mask bits in whole bytes: coefficients (rows, length) in stream order."""
+    rows, size = len(offsets) - 1, length // 8
+    masks = np.empty((rows, size), np.uint8)
+    for row, offset in enumerate(offsets[:-1].tolist()):
+        masks[row] = data[offset : offset + size]
+    counts = bit_counts(masks)
+    # the first sign bit of every mask byte
+    place = np.cumsum(counts, axis=1, dtype=np.int64)
+    place -= counts
+    place += 8 * (offsets[:-1, None] + size)
+    # signs of a byte lie in two bytes at most; where there is no second one, none of it is asked for
+    content = np.zeros(int(offsets[-1]) + 2, np.uint16)
+    content[:-2] = data[: offsets[-1]]
+    content[:-1] |= content[1:] << 8
+    index = content.take(place >> 3)
+    index >>= (place & 7).astype(np.uint16)
+    index &= 255
+    index |= masks.astype(np.uint16) << 8
+    return _signed_bytes().take(index).view(np.int8)
+
+
+@cache
+def _signed_bytes() -> npt.NDArray[np.uint64]:
+    """Eight coefficients, as the bytes of one number, for 256 * mask byte + its sign bits."""
+    mask, signs = np.divmod(np.arange(1 << 16), 256)
+    found = np.zeros((1 << 16, 8), np.int8)
+    for bit in range(8):
+        is_set = mask >> bit & 1
+        found[:, bit] = is_set * (1 - 2 * (signs & 1))
+        signs = signs >> is_set
+    return found.view(np.uint64)[:, 0]

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from escc.errors import EsccError
-from escc.isa import sparsemap
+from escc.isa import bits, sparsemap
 
 
 def ternary(seed: int, outs: int, chans: int, bases: int, density: float) -> np.ndarray:
@@ -65,13 +65,31 @@ def test_row_streams_are_the_definition_and_decode_back(
     np.testing.assert_array_equal(decoded, coefficients)
 
 
+@settings(max_examples=20)
+@given(st.integers(0, 2**32), st.integers(1, 5), st.integers(1, 20), st.integers(1, 6), st.floats(0, 1))
+def test_rows_of_whole_bytes(seed: int, outs: int, eighths: int, bases: int, density: float) -> None:
+    coefficients = ternary(seed, outs, 8 * eighths, bases, density)
+    stream = sparsemap.encode_row_streams(coefficients, 64)
+    assert stream.tobytes() == slow_encode(coefficients, 64)
+    decoded, used = sparsemap.decode_row_streams(stream, outs, 8 * eighths, bases, 64)
+    assert used == stream.size
+    np.testing.assert_array_equal(decoded, coefficients)
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.uint16, np.uint64])
+def test_bit_counts(kind: type[np.unsignedinteger]) -> None:
+    values = np.random.default_rng(0).integers(0, np.iinfo(kind).max, (3, 50), kind, endpoint=True)
+    wanted = [[int(value).bit_count() for value in row] for row in values]
+    assert bits.bit_counts(values).tolist() == bits.counted_by_byte(values).tolist() == wanted
+
+
 @settings(max_examples=30)
-@given(st.integers(0, 2**32), st.integers(0, 10_000), st.booleans())
-def test_a_cut_stream_is_refused(seed: int, cut: int, two_level: bool) -> None:
-    coefficients = ternary(seed, 4, 70, 3, 0.3)
+@given(st.integers(0, 2**32), st.integers(0, 10_000), st.booleans(), st.sampled_from([70, 72]))
+def test_a_cut_stream_is_refused(seed: int, cut: int, two_level: bool, chans: int) -> None:
+    coefficients = ternary(seed, 4, chans, 3, 0.3)
     stream = sparsemap.encode_row_streams(coefficients, 64, two_level=two_level).tobytes()
     with pytest.raises(EsccError):
-        sparsemap.decode_row_streams(stream[: cut % len(stream)], 4, 70, 3, 64, two_level=two_level)
+        sparsemap.decode_row_streams(stream[: cut % len(stream)], 4, chans, 3, 64, two_level=two_level)
 
 
 def test_a_two_level_stream_by_hand() -> None:

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -29,10 +30,8 @@ Unsigned = npt.NDArray[np.unsignedinteger]
 # so many bytes.
 LANE_WORDS = 1 << 12
 BLOCK_BYTES = 1 << 22
-# Vectors that are counted in unary; more are counted pair by pair.
+# Vectors of a unit that are counted in unary; more are counted pair by pair.
 MOST_UNARY = 16
-# Bits of 16-bit numbers, for numpy before 2.0.
-_BITS_OF = np.array([value.bit_count() for value in range(1 << 16)], np.uint8)
 
 
 @dataclass(frozen=True)
@@ -78,13 +77,6 @@ def by_basis(words: Words, outs: int, bases: int) -> npt.NDArray[np.uint8]:
 def unpacked(words: Words, outs: int, bases: int) -> npt.NDArray[np.uint8]:
     """Planes (..., words) to one byte a pair (..., bases, outs)."""
     return np.unpackbits(by_basis(words, outs, bases), axis=-1, count=outs, bitorder="little")
-
-
-def bits_in(words: Words) -> npt.NDArray[np.uint8]:
-    """How many bits of each word are set."""
-    if hasattr(np, "bitwise_count"):
-        return np.bitwise_count(words)
-    return _BITS_OF[words.view(np.uint16)].reshape(*words.shape, 4).sum(axis=-1, dtype=np.uint8)
 
 
 def dilute(active: Bits, chunk: int, lanes: int, first: int = 1) -> Diluted:
@@ -210,28 +202,47 @@ def unit_cycles(counts: Unsigned, units: int, kind: np.dtype[np.unsignedinteger]
 def entry_cycles(
     issued: Words, outs: int, bases: int, units: int, kind: np.dtype[np.unsignedinteger]
 ) -> Unsigned:
-    """LC cycles (p, outs) of planes (vectors, p, words).
+    """LC cycles (p, outs) of planes (vectors, p, words), as `unit_cycles` has them.
 
-    With a unit for every basis they are the most that one basis issues: in unary counters an OR.
+    Unary counters of the bases are added up by unit, 64 outputs at a time; the largest of them is an OR.
     """
     vectors, count = issued.shape[:2]
-    if bases > units or vectors > MOST_UNARY:
+    turns = -(-bases // units)
+    if turns * vectors > MOST_UNARY:
         return unit_cycles(issue_counts(issued, outs, bases), units, kind)
-    levels = _unary(issued)
-    while len(levels) > 1 and not levels[-1].any():
+    # what every basis issues beyond one vector; whole words are quicker than bytes
+    more = by_basis(_filled(_unary(issued)[1:]), outs, bases)
+    more = more.view(np.uint64) if more.shape[-1] % 8 == 0 else more
+    more = np.ascontiguousarray(more.transpose(2, 0, 1, 3))
+    most = np.zeros((turns * more.shape[1], *more.shape[2:]), more.dtype)
+    for unit in range(min(units, bases)):
+        parts = more[unit::units]
+        total = parts[0]
+        for part in parts[1:]:
+            total = _unary_sum(total, part)
+        # a unit with fewer bases has as many cycles in hand
+        above = total[turns - len(parts) :]
+        np.bitwise_or(most[: len(above)], above, out=most[: len(above)])
+    bits = np.unpackbits(_filled(most).view(np.uint8), axis=-1, count=outs, bitorder="little")
+    cycles = np.full((count, outs), turns, kind)
+    return np.add(cycles, np.add.reduce(bits, axis=0, dtype=kind), out=cycles)
+
+
+def _filled(levels: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Unary counters without the last levels that nothing reaches."""
+    while len(levels) and not levels[-1].any():
         levels = levels[:-1]
-    if len(levels) < 2:
-        return np.ones((count, outs), kind)
-    rows = by_basis(levels[1:], outs, bases)
-    # whole words are quicker
-    rows = rows.view(np.uint64) if rows.shape[-1] % 8 == 0 else rows
-    most = rows[:, :, 0].copy()
-    for basis in range(1, bases):
-        np.bitwise_or(most, rows[:, :, basis], out=most)
-    bits = np.unpackbits(most.view(np.uint8), axis=-1, count=outs, bitorder="little")
-    cycles = np.add.reduce(bits, axis=0, dtype=kind)
-    cycles += np.ones((), kind)
-    return cycles
+    return levels
+
+
+def _unary_sum(first: npt.NDArray[Any], second: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """The sum of two unary counters, planes (levels, ...)."""
+    both = np.concatenate([first, np.zeros_like(second)])
+    np.bitwise_or(both[: len(second)], second, out=both[: len(second)])
+    for level, plane in enumerate(first):
+        part = both[level + 1 : level + 1 + len(second)]
+        np.bitwise_or(part, plane & second, out=part)
+    return both
 
 
 def _unary(issued: Words) -> Words:

@@ -13,7 +13,6 @@ from escc.backend_sim.simulator.timing.concentration import (
     Diluted,
     Words,
     absent_planes,
-    bits_in,
     blank_plane,
     dilute,
     entry_cycles,
@@ -25,6 +24,7 @@ from escc.backend_sim.simulator.timing.concentration import (
     unpacked,
 )
 from escc.backend_sim.simulator.timing.work import Bits, ConvWork, Counts, Ternary, TimingArch
+from escc.isa.bits import bit_counts
 
 Unsigned = npt.NDArray[np.unsignedinteger]
 
@@ -154,7 +154,7 @@ class _Entries:
         """The policies none and window."""
         for chosen, issued in issued_blocks(self.arch, lanes, planes, entries):
             self.met[chosen] = np.bitwise_or.reduce(issued, axis=0)
-            some = np.add.reduce(bits_in(issued), axis=0, dtype=np.uint32)
+            some = np.add.reduce(bit_counts(issued), axis=0, dtype=np.uint32)
             self.issued[chosen] = some.sum(axis=1, dtype=np.uint32)
             cycles = entry_cycles(issued, self.outs, self.bases, self.arch.units, self.kind)
             self.cycles[chosen] = self.order.spread(cycles)
