@@ -125,7 +125,18 @@ def used_planes(coefficients: Array, groups: int = 1) -> int:
 
 def used_intermediates(coefficients: Array) -> int:
     """(output channel, basis) pairs that combine any input channel, of coefficients (K, C/groups, M)."""
-    return int(np.count_nonzero((coefficients != 0).any(axis=1)))
+    return int(np.count_nonzero(any_along(coefficients != 0, 1)))
+
+
+def any_along(values: NDArray[np.bool_], axis: int) -> NDArray[np.bool_]:
+    """``values.any(axis)`` by halves: of long rows in memory where the last axis is short."""
+    whole, order = np.moveaxis(values, axis, 0), "C" if axis == values.ndim - 1 else "K"
+    while len(whole) > 1:
+        half = -(-len(whole) // 2)
+        folded = whole[:half].copy(order=order)
+        folded[: len(whole) - half] |= whole[half:]
+        whole = folded
+    return whole[0]
 
 
 @dataclass(frozen=True)
@@ -162,7 +173,7 @@ def decomposed_storage(bases: Array, coefficients: Array) -> Storage:
     used = coefficients != 0
     nonzeros = np.count_nonzero(used, axis=(1, 2))
     plain = np.full(outputs, channels * planes)
-    two_level = channels + planes * np.count_nonzero(used.any(axis=2), axis=1)
+    two_level = channels + planes * np.count_nonzero(any_along(used, 2), axis=1)
     masks = min(plain, two_level, key=lambda bits: int((-(-(bits + nonzeros) // 8)).sum()))
     if planes > TWO_LEVEL_PLANES:
         masks = plain
@@ -196,5 +207,5 @@ def dense_storage(shape: ConvolutionShape) -> Storage:
 def entropy_bits(coefficients: Array) -> float:
     """Least bits in which a code without memory could store the coefficients (Shannon): their number times
     the entropy of -1, 0 and 1."""
-    counts = np.unique(np.asarray(coefficients), return_counts=True)[1]
-    return float(sum(count * log2(coefficients.size / count) for count in counts.tolist()))
+    counts = [np.count_nonzero(coefficients == value) for value in (-1, 0, 1)]
+    return float(sum(count * log2(coefficients.size / count) for count in counts if count))

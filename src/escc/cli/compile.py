@@ -182,11 +182,12 @@ def compile_command(
         else:
             shape = module.input_ports[0].torch_shape
             images = calibration_images(shape, calibration, calibration_count, mean, std)
-        costs: list[list[LayerCost]] = []
+        costs: list[LayerCost] = []
+        compiled: list[Module] = []
         hooks = _hooks(print_ir_after_all, print_ir_after, print_ir_tree_dir)
         if report is not None:
-            costs.append(_layer_costs(module))
-            hooks.append(_cost_recorder(costs))
+            costs = _layer_costs(module)
+            hooks.append(_keeper(compiled))
         _write_tree(print_ir_tree_dir, 0, "imported", module)
         done = compile_module(
             module,
@@ -211,7 +212,7 @@ def compile_command(
     if ir_file is not None:
         done.module.save(ir_file)
     if report is not None:
-        _write_report(Path(report), done, costs, outcome)
+        _write_report(Path(report), done, costs, _layer_costs(compiled[0]) if compiled else costs, outcome)
     if outcome is not None:
         from escc.budget.report import print_outcome
 
@@ -280,24 +281,27 @@ def _layer_costs(module: Module) -> list[LayerCost]:
     return layer_costs(module)
 
 
-def _cost_recorder(costs: list[list[LayerCost]]) -> AfterPass:
-    """A hook that keeps what convolutions cost before all passes and at the last float level."""
+def _keeper(kept: list[Module]) -> AfterPass:
+    """A hook that keeps the module of the last float level, which shares its arrays with the others."""
 
-    def record(_index: int, _item: Pass, module: Module, _changed: bool) -> None:
-        if "quantized" not in module.facts:
-            costs[1:] = [_layer_costs(module)]
+    def keep(_index: int, _item: Pass, module: Module, changed: bool) -> None:
+        if changed and "quantized" not in module.facts:
+            kept[:] = [module.clone()]
 
-    return record
+    return keep
 
 
 def _write_report(
-    folder: Path, done: Compilation, costs: list[list[LayerCost]], outcome: Outcome | None
+    folder: Path,
+    done: Compilation,
+    original: list[LayerCost],
+    compiled: list[LayerCost],
+    outcome: Outcome | None,
 ) -> None:
     from escc.passes.costs import bits_per_weight, network_cost
 
     folder.mkdir(parents=True, exist_ok=True)
     assert done.program is not None
-    original, compiled = costs[0], costs[-1]
     content = {
         "passes": [{"name": name, "seconds": seconds} for name, seconds in done.timing.rows],
         "code_words": len(done.program.code),

@@ -204,13 +204,13 @@ def run_pipeline(
                 f"pass '{item.name}' needs {', '.join(sorted(missing))} first",
                 hint=f"run {', '.join(_establishers(missing)) or 'a pass that establishes it'} before it",
             )
-        before = module.to_text() if after else ""
+        before = module.snapshot() if after else None
         start = time.perf_counter()
         item.run(module, context)
         if timing is not None:
             timing.rows.append((item.name, time.perf_counter() - start))
         module.refresh_signature()
-        changed = bool(after) and module.to_text() != before
+        changed = bool(after) and module.snapshot() != before
         module.set_facts((module.facts - item.invalidates) | item.establishes)
         module.verify()
         check_legality(module)
