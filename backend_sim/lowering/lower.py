@@ -59,7 +59,7 @@ def lower(module: Module, arch: Arch, *, rolled: bool = True, prefetch: bool = T
     if prefetch:
         sequence = hoist_loads(sequence)
     code, origins = generate(synchronise(sequence), rolled=rolled)
-    predictions = [round(predicted_cycles(assignment, homes, arch)) for assignment in assignments]
+    predictions = [round(cycles) for cycles in predicted_cycles(assignments, homes, arch)]
     ends = [home.address + home.size for home in homes.values() if not home.sram]
     return Program(
         arch=arch,

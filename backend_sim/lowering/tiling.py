@@ -34,6 +34,9 @@ class Placement:
 class Tiling:
     """One way to cut a layer. ``buffers``: role -> sizes of its buffers (two: double buffered).
 
+    ``cycles``: of ``compute`` and of its transfers, ``dma``; ``head`` of them come before it begins, and
+    ``serial`` ones take turns with it.
+
     Roles: ``shared`` (streams every tile needs, when channels are cut), ``weights``, ``in0``, ``in1``, ...
     for operands in DRAM, ``out`` for a result in DRAM.
     """
@@ -44,6 +47,10 @@ class Tiling:
     bands: int
     buffers: tuple[tuple[str, tuple[int, ...]], ...]
     cycles: float
+    compute: float
+    dma: float
+    head: float
+    serial: float
     dram_bytes: float
     cost: float
 
@@ -252,9 +259,11 @@ def tiling_of(
     dma = model.transfer(total, transfers)
     # What is not double buffered takes turns with the computation, which begins when the first transfers are
     # done; where the transfers set the pace, they go on from layer to layer.
-    cycles = serial + max(compute + head / model.arch.bytes_per_cycle, dma - serial)
+    head /= model.arch.bytes_per_cycle
+    cycles = serial + max(compute + head, dma - serial)
+    cost = cycles + 0.05 * (dma + compute + serial)
     return Tiling(
-        rows, outs, order, full.bands, tuple(buffers), cycles, total, cycles + 0.05 * (dma + compute + serial)
+        rows, outs, order, full.bands, tuple(buffers), cycles, compute, dma, head, serial, total, cost
     )
 
 
