@@ -175,9 +175,10 @@ def measure(task: Task, data: Data, say: Callable[[str], None]) -> dict[str, Any
 
 
 def retime(task: Task, data: Data, say: Callable[[str], None]) -> dict[str, Any] | None:
-    """Cycles and energy on today's machine for a network measured on an earlier one; everything else stays.
+    """Cycles, energy and sizes on today's machine for a network measured on an earlier one; the rest stays.
 
-    The compiled module is planned and scheduled anew for the machine; what it computes does not change.
+    The compiled module is planned and scheduled anew for the machine; what it computes does not change. Its
+    coefficients may be stored in another way.
 
     Returns:
         The result, None where the network has to be compiled from the start: nothing is kept, or the
@@ -203,9 +204,30 @@ def retime(task: Task, data: Data, say: Callable[[str], None]) -> dict[str, Any]
     program.save(paths[1])
     module.save(paths[0])
     scores = evaluate_integer(module, data.images[: data.timed], literal=False)[0]
-    content |= _timed(program, data, scores.reshape(data.timed, -1), task.name)
+    original = _original(task)
+    stored = sum(int(layer["weight_bytes"]) for layer in (program.debug or {})["layers"])
+    content |= {
+        "weight_bytes": stored,
+        "ratio": _ratio(original, stored),
+        "bits_per_weight": _bits_per_weight(_stored_anew(task.build, program), original),
+        **_timed(program, data, scores.reshape(data.timed, -1), task.name),
+    }
     say(f"timed again: {content['cycles']:,.0f} cycles")
     return _keep(task, content)
+
+
+def _stored_anew(folder: Path, program: Program) -> list[dict[str, Any]]:
+    """The convolutions of the report with their bits as today's program stores the coefficients."""
+    report = cast("dict[str, Any]", json.loads((folder / "compile.json").read_text(encoding="utf-8")))
+    change: dict[str, int] = {}
+    for sign, layers in ((1, (program.debug or {})["layers"]), (-1, report["layers"])):
+        for layer in layers:
+            size = int(layer.get("stream_bytes", {}).get("coefficients", 0))
+            change[layer["name"]] = change.get(layer["name"], 0) + sign * size
+    return [
+        {**layer, "bits": layer["bits"] + 8 * change.get(layer["name"], 0)}
+        for layer in report["convolutions"]
+    ]
 
 
 def _keep(task: Task, content: dict[str, Any]) -> dict[str, Any]:
@@ -271,7 +293,7 @@ def _integer(task: Task, data: Data, original: list[LayerCost], say: Callable[[s
         "weight_bytes": stored,
         **_from_report(report, original),
         **timed,
-        "ratio": 4 * sum(cost.shape.parameters for cost in original) / stored,
+        "ratio": _ratio(original, stored),
         "seconds": seconds,
     }
 
@@ -296,7 +318,7 @@ def _float(task: Task, data: Data, original: list[LayerCost], say: Callable[[str
         "cycles": None,
         "energy_pj": None,
         "timed_images": 0,
-        "ratio": 4 * sum(cost.shape.parameters for cost in original) / stored,
+        "ratio": _ratio(original, stored),
         "seconds": time.perf_counter() - start,
     }
 
@@ -346,6 +368,11 @@ def _dense_costs(model: str, opening: tuple[str, ...], _digest: str) -> list[Lay
     from escc.passes.costs import layer_costs
 
     return layer_costs(_import(model, opening))
+
+
+def _ratio(original: list[LayerCost], stored: int) -> float:
+    """Bytes of the dense network's weights as 32-bit floats over the bytes stored."""
+    return 4 * sum(cost.shape.parameters for cost in original) / stored
 
 
 def _totals(costs: list[LayerCost]) -> dict[str, Any]:
