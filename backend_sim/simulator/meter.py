@@ -95,12 +95,12 @@ class _Waiting:
             # one of them is to blame
             timings = [_alone(engine, arch, item) for item in convolutions]
         found: list[_Timed | EsccError] = []
-        for timing, x, coefficients in zip(timings, self.x, self.coefficients, strict=True):
+        for timing, item in zip(timings, convolutions, strict=True):
             if isinstance(timing, EsccError):
                 found.append(timing)
             else:
-                nonzeros = 0 if coefficients is None else coefficients.nonzeros
-                found.append(_Timed(timing, nonzeros, nonzero_counts(x)))
+                nonzeros = 0 if item.ternary is None else engine.nonzeros(arch, item.ternary)
+                found.append(_Timed(timing, nonzeros, nonzero_counts(item.x)))
         self.works, self.x, self.coefficients = [], [], []
         return found
 
@@ -450,7 +450,7 @@ def sparse_bytes(values: npt.NDArray[np.uint8]) -> Counts:
     return rows * cols * -(-chans // 8) + np.array(nonzero_counts(values), np.int64)
 
 
-def nonzero_counts(values: npt.NDArray[np.uint8]) -> list[int]:
+def nonzero_counts(values: npt.NDArray[np.uint8] | npt.NDArray[np.bool_]) -> list[int]:
     """Non-zeros of each image of ``values`` (n, rows, cols, chans)."""
     # counting bools of a whole array is fast, counting along axes adds up int64
     return [int(np.count_nonzero(image != 0)) for image in values]

@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from escc.backend_sim.simulator.memory import Bytes, Memory
 from escc.backend_sim.simulator.numerics import MAX_SHIFT, Int64s, Requantizer
-from escc.backend_sim.simulator.timing import Codec, NumpyEngine, Ternary
+from escc.backend_sim.simulator.timing import Codec, NumpyEngine, RowStreams, Ternary
 from escc.errors import EsccError
 from escc.isa.sparsemap import row_stream_sizes
 
@@ -71,7 +71,8 @@ class Coefficients:
     @cached_property
     def bits(self) -> Ternary:
         """The coefficients as the timing engines take them."""
-        return Ternary(self.ternary)
+        streams = RowStreams(self.data, self.chunk, self.two_level)
+        return Ternary(lambda: self.ternary, self.shape, streams)
 
     def recomposed(self, kernels: Kernels) -> Weights:
         """The weights W[k, c] = sum over m of T[k, c, m] * B[m] of a layer with 1 x 1 kernels."""
@@ -93,11 +94,6 @@ class Coefficients:
     @cached_property
     def _recomposed(self) -> dict[bytes, Weights]:
         return {}
-
-    @cached_property
-    def nonzeros(self) -> int:
-        """How many coefficients are not zero."""
-        return int(np.count_nonzero(self.ternary))
 
     @cached_property
     def _signs(self) -> tuple[Int64s, Int64s]:

@@ -73,7 +73,7 @@ def simulate(
     machine = _machine(program, arch)
     timer = make_engine(engine)
     if check:
-        verify(program)
+        verify(program, measure=timer.stream_bytes)
     run = _Runner(program, machine, _quantized(program, images), timer, report)
     timed_count = min(max(timing_images or 0, 0), run.count)
     timed = None

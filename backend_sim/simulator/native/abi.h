@@ -60,10 +60,42 @@ typedef int (*ConvTimingFunction)(
     const Work *work, const uint8_t *x, const uint64_t *planes, const int32_t *weights, Kept *kept,
     Figures *figures);
 
+typedef int (*RecomposeFunction)(
+    const uint8_t *data, int64_t size, int64_t outs, int64_t chans, int64_t bases, int64_t chunk,
+    const int8_t *kernels, float *weights, int64_t *sizes);
+
+typedef int (*PackFunction)(
+    const uint8_t *data, int64_t size, int64_t outs, int64_t chans, int64_t bases, int64_t chunk, int64_t rows,
+    uint64_t *planes, int32_t *weights);
+
+// What every instruction set has: kernel_*.cpp.
 #define ESCC_HIDDEN extern "C" __attribute__((visibility("hidden")))
-ESCC_HIDDEN int escc_conv_timing_baseline(
-    const Work *, const uint8_t *, const uint64_t *, const int32_t *, Kept *, Figures *);
-ESCC_HIDDEN int escc_conv_timing_avx2(
-    const Work *, const uint8_t *, const uint64_t *, const int32_t *, Kept *, Figures *);
-ESCC_HIDDEN int escc_conv_timing_avx512(
-    const Work *, const uint8_t *, const uint64_t *, const int32_t *, Kept *, Figures *);
+#define ESCC_VARIANT(name)                                                                                        \
+    ESCC_HIDDEN int escc_conv_timing_##name(                                                                      \
+        const Work *, const uint8_t *, const uint64_t *, const int32_t *, Kept *, Figures *);                     \
+    ESCC_HIDDEN int escc_recompose_##name(                                                                        \
+        const uint8_t *, int64_t, int64_t, int64_t, int64_t, int64_t, const int8_t *, float *, int64_t *);        \
+    ESCC_HIDDEN int escc_pack_##name(                                                                             \
+        const uint8_t *, int64_t, int64_t, int64_t, int64_t, int64_t, int64_t, uint64_t *, int32_t *);
+
+ESCC_VARIANT(baseline)
+ESCC_VARIANT(avx2)
+ESCC_VARIANT(avx512)
+
+// The functions of instruction set `name`, with registers of `WORDS` words.
+#define ESCC_KERNEL(name, WORDS)                                                                                  \
+    int escc_conv_timing_##name(                                                                                  \
+        const Work *work, const uint8_t *x, const uint64_t *planes, const int32_t *weights, Kept *kept,           \
+        Figures *figures) {                                                                                       \
+        return conv_timing<WORDS>(*work, x, planes, weights, kept, figures);                                      \
+    }                                                                                                             \
+    int escc_recompose_##name(                                                                                    \
+        const uint8_t *data, int64_t size, int64_t outs, int64_t chans, int64_t bases, int64_t chunk,             \
+        const int8_t *kernels, float *weights, int64_t *sizes) {                                                  \
+        return recompose(data, size, outs, chans, bases, chunk, kernels, weights, sizes);                         \
+    }                                                                                                             \
+    int escc_pack_##name(                                                                                         \
+        const uint8_t *data, int64_t size, int64_t outs, int64_t chans, int64_t bases, int64_t chunk, int64_t rows, \
+        uint64_t *planes, int32_t *weights) {                                                                     \
+        return pack_streams(data, size, outs, chans, bases, chunk, rows, planes, weights);                        \
+    }

@@ -1,5 +1,5 @@
 // What Python calls, by ctypes: plain C, compiled for the oldest processor.
-#include "geometry.h"
+#include "streams.h"
 
 #define ESCC_PUBLIC extern "C" __attribute__((visibility("default")))
 #define ESCC_NAME(name) #name ","
@@ -9,6 +9,8 @@ namespace {
 struct Variant {
     const char *name;
     ConvTimingFunction function;
+    RecomposeFunction recompose;
+    PackFunction pack;
 };
 
 // The best first; the ones this processor cannot run are left out.
@@ -18,11 +20,11 @@ int variants(Variant *found) {
     __builtin_cpu_init();
     if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("bmi2"))
-        found[count++] = Variant{"avx512", escc_conv_timing_avx512};
+        found[count++] = Variant{"avx512", escc_conv_timing_avx512, escc_recompose_avx512, escc_pack_avx512};
     if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("bmi2") && __builtin_cpu_supports("popcnt"))
-        found[count++] = Variant{"avx2", escc_conv_timing_avx2};
+        found[count++] = Variant{"avx2", escc_conv_timing_avx2, escc_recompose_avx2, escc_pack_avx2};
 #endif
-    found[count++] = Variant{"baseline", escc_conv_timing_baseline};
+    found[count++] = Variant{"baseline", escc_conv_timing_baseline, escc_recompose_baseline, escc_pack_baseline};
     return count;
 }
 
@@ -69,119 +71,6 @@ ESCC_PUBLIC int escc_pack_planes(
 }
 
 namespace {
-
-// Bits of a buffer from any place; bytes behind its end read as 0.
-struct BitReader {
-    const uint8_t *data;
-    int64_t size;
-
-    // `count` bits from bit `at` on, 1 to 32.
-    uint64_t bits(int64_t at, int64_t count) const {
-        const int64_t first = at >> 3;
-        uint64_t word = 0;
-        if (first + 8 <= size)
-            memcpy(&word, data + first, 8);
-        else if (first < size)
-            memcpy(&word, data + first, (size_t)(size - first));
-        return word >> (at & 7) & (((uint64_t)1 << count) - 1);
-    }
-};
-
-// place[m][s]: bits of s, from the lowest on, at the places where m has its bits; count[m]: those of m.
-struct Deposit {
-    uint8_t place[256][256] = {};
-    uint8_t count[256] = {};
-
-    constexpr Deposit() {
-        for (int mask = 0; mask < 256; mask++) {
-            for (int bit = 0; bit < 8; bit++) count[mask] = (uint8_t)(count[mask] + (mask >> bit & 1));
-            for (int signs = 0; signs < 256; signs++) {
-                int found = 0, left = signs;
-                for (int bit = 0; bit < 8; bit++)
-                    if (mask >> bit & 1) {
-                        found |= (left & 1) << bit;
-                        left >>= 1;
-                    }
-                place[mask][signs] = (uint8_t)found;
-            }
-        }
-    }
-};
-constexpr Deposit deposit;
-
-// value[b][i]: bit i of b as a number.
-struct Spread8 {
-    float value[256][8] = {};
-
-    constexpr Spread8() {
-        for (int byte = 0; byte < 256; byte++)
-            for (int bit = 0; bit < 8; bit++) value[byte][bit] = (float)(byte >> bit & 1);
-    }
-};
-constexpr Spread8 spread8;
-
-// The rows of a stream one after the other: where the signs of one begin, and how many bytes it has.
-struct RowReader {
-    const uint8_t *data;
-    int64_t size, length;
-    int64_t offset = 0, signs = 0;
-    BitReader row = {};
-
-    // The next row; false: there is none, or bits behind its end are set.
-    bool next() {
-        if (offset > size) return false;
-        row = {data + offset, size - offset};
-        signs = 0;
-        for (int64_t at = 0; at < length; at += 32)
-            signs += __builtin_popcountll(row.bits(at, length - at < 32 ? length - at : 32));
-        const int64_t bits = length + signs, bytes = up(bits, 8);
-        if (bytes > row.size || (bits & 7 && row.data[bytes - 1] >> (bits & 7))) return false;
-        offset += bytes;
-        return true;
-    }
-
-    // Calls visit(first channel, channels, basis, positive, negative), bit i for channel first + i, for every
-    // run of up to 8 channels of the row.
-    template <class Visit>
-    void runs(int64_t chans, int64_t bases, int64_t chunk, Visit visit) const {
-        int64_t at = 0, sign = length;
-        for (int64_t first = 0; first < chans; first += chunk) {
-            const int64_t count = first + chunk < chans ? chunk : chans - first;
-            for (int64_t m = 0; m < bases; m++)
-                for (int64_t c = 0; c < count; c += 32) {
-                    const int64_t some = count - c < 32 ? count - c : 32;
-                    uint64_t mask = row.bits(at, some), signs = row.bits(sign, 32);
-                    at += some;
-                    for (int64_t i = c; mask; i += 8, mask >>= 8) {
-                        const uint8_t here = (uint8_t)mask, negative = deposit.place[here][(uint8_t)signs];
-                        visit(first + i, count - i < 8 ? count - i : 8, m, (uint8_t)(here & ~negative), negative);
-                        signs >>= deposit.count[here];
-                        sign += deposit.count[here];
-                    }
-                }
-        }
-    }
-
-    // Calls visit(channel, basis, negative) for every coefficient of the row.
-    template <class Visit>
-    void coefficients(int64_t chans, int64_t bases, int64_t chunk, Visit visit) const {
-        int64_t at = 0, sign = length;
-        for (int64_t first = 0; first < chans; first += chunk) {
-            const int64_t count = first + chunk < chans ? chunk : chans - first;
-            for (int64_t m = 0; m < bases; m++)
-                for (int64_t c = 0; c < count; c += 32) {
-                    const int64_t some = count - c < 32 ? count - c : 32;
-                    uint64_t mask = row.bits(at, some);
-                    at += some;
-                    if (!mask) continue;
-                    uint64_t negative = row.bits(sign, 32);
-                    sign += __builtin_popcountll(mask);
-                    for (; mask; mask &= mask - 1, negative >>= 1)
-                        visit(first + c + __builtin_ctzll(mask), m, (int)(negative & 1));
-                }
-        }
-    }
-};
 
 // The rows of a two-level stream one after the other.
 struct TwoLevelReader {
@@ -279,40 +168,32 @@ ESCC_PUBLIC int escc_decode_streams(
     RowReader rows = {data, size, chans * bases};
     for (int64_t k = 0; k < outs; k++, ternary += rows.length) {
         if (!rows.next()) return STATUS_BAD_PARAMETER;
-        rows.coefficients(chans, bases, chunk, [&](int64_t c, int64_t m, int negative) {
-            ternary[c * bases + m] = (int8_t)(1 - 2 * negative);
+        rows.runs(chans, bases, chunk, [&](int64_t first, int64_t, int64_t m, uint64_t mask, uint64_t negative) {
+            for (; mask; mask &= mask - 1) {
+                const int i = __builtin_ctzll(mask);
+                ternary[(first + i) * bases + m] = (int8_t)(1 - 2 * (int)(negative >> i & 1));
+            }
         });
     }
     *used = rows.offset;
     return STATUS_OK;
 }
 
-// The row streams times kernels of one tap, int8 (bases): weights (outs, chans), which are all zeros, and the
-// sum of their sizes for each output. Exact: a weight is a sum of at most 2^16 numbers of 8 bits.
+// recompose and pack_streams of streams.h.
 ESCC_PUBLIC int escc_recompose_streams(
-    const uint8_t *data, int64_t size, int64_t outs, int64_t chans, int64_t bases, int64_t chunk,
+    int64_t variant, const uint8_t *data, int64_t size, int64_t outs, int64_t chans, int64_t bases, int64_t chunk,
     const int8_t *kernels, float *weights, int64_t *sizes) {
-    if (outs < 1 || chans < 1 || bases < 1 || bases > 1 << 16 || chunk < 1) return STATUS_BAD_PARAMETER;
-    RowReader rows = {data, size, chans * bases};
-    for (int64_t k = 0; k < outs; k++, weights += chans) {
-        if (!rows.next()) return STATUS_BAD_PARAMETER;
-        rows.runs(chans, bases, chunk, [&](int64_t first, int64_t count, int64_t m, uint8_t plus, uint8_t minus) {
-            const float *up = spread8.value[plus], *down = spread8.value[minus], size = kernels[m];
-            if (count == 8)
-                for (int64_t i = 0; i < 8; i++) weights[first + i] += size * (up[i] - down[i]);
-            else
-                for (int64_t i = 0; i < count; i++) weights[first + i] += size * (up[i] - down[i]);
-        });
-        sizes[k] = 0;
-        for (int64_t c = 0; c < chans;) {
-            // 128 weights below 2^23 in 32 bits, which any processor adds up side by side
-            const int64_t stop = c + 128 < chans ? c + 128 : chans;
-            int32_t sum = 0;
-            for (; c < stop; c++) sum += (int32_t)(weights[c] < 0 ? -weights[c] : weights[c]);
-            sizes[k] += sum;
-        }
-    }
-    return STATUS_OK;
+    Variant found[4];
+    if (variant < 0 || variant >= variants(found)) return STATUS_BAD_PARAMETER;
+    return found[variant].recompose(data, size, outs, chans, bases, chunk, kernels, weights, sizes);
+}
+
+ESCC_PUBLIC int escc_pack_streams(
+    int64_t variant, const uint8_t *data, int64_t size, int64_t outs, int64_t chans, int64_t bases, int64_t chunk,
+    int64_t rows, uint64_t *planes, int32_t *weights) {
+    Variant found[4];
+    if (variant < 0 || variant >= variants(found)) return STATUS_BAD_PARAMETER;
+    return found[variant].pack(data, size, outs, chans, bases, chunk, rows, planes, weights);
 }
 
 ESCC_PUBLIC int escc_conv_timing(

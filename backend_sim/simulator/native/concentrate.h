@@ -132,6 +132,7 @@ typename Window<WORDS>::Function window_function(const Work *work) {
     if (lanes == 8 && ahead == 2 && aside == 1) return window<WORDS, 8, 2, 1>;
     if (lanes == 8 && ahead == 1 && aside == 1) return window<WORDS, 8, 1, 1>;
     if (lanes == 4 && ahead == 2 && aside == 2) return window<WORDS, 4, 2, 2>;
+    if (lanes == 16 && ahead == 2 && aside == 1) return window<WORDS, 16, 2, 1>;
     if (lanes == 16 && ahead == 2 && aside == 2) return window<WORDS, 16, 2, 2>;
     return any_window<WORDS>;
 }

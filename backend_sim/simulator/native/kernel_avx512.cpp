@@ -1,8 +1,5 @@
 // The engine for one instruction set; the flags it is compiled with are in setup.py.
 #include "conv.h"
+#include "streams.h"
 
-int escc_conv_timing_avx512(
-    const Work *work, const uint8_t *x, const uint64_t *planes, const int32_t *weights, Kept *kept,
-    Figures *figures) {
-    return conv_timing<8>(*work, x, planes, weights, kept, figures);
-}
+ESCC_KERNEL(avx512, 8)

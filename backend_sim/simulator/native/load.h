@@ -3,6 +3,7 @@
 
 #include "concentrate.h"
 #include "geometry.h"
+#include "streams.h"
 
 namespace {
 
@@ -18,8 +19,6 @@ struct Load {
     // Per needed row: sums over columns, outputs and bases.
     int64_t *busy, *matches, *issued, *active;
 };
-
-inline int64_t bits_in(uint64_t word) { return __builtin_popcountll(word); }
 
 // Adds the bits of words to 64 values each, as a sum in registers.
 template <class S, int WORDS>
@@ -164,8 +163,9 @@ class Combine {
         reduced_ = w_;
         const int64_t ahead = most_ - 1 > 2 ? most_ - 1 : 2;
         if (reduced_.look_ahead > ahead) reduced_.look_ahead = ahead;
-        // one unit a basis: the slowest unit is the maximum, and few vectors can be counted in unary
-        unary_ = w_.policy != 2 && w_.bases <= w_.units && most_ <= MOST_THERMOMETER;
+        // few vectors can be counted in unary, where the slowest unit is an OR and a sum few operations
+        turns_ = up(w_.bases, w_.units);
+        unary_ = w_.policy != 2 && turns_ * most_ <= MOST_THERMOMETER;
         const int64_t lanes = (most_ + reduced_.look_ahead + 1) * w_.lanes;
         lane_ = memory.raw<const uint64_t *>(lanes);
         place_ = memory.raw<uint16_t>(chans + 8);
@@ -207,7 +207,7 @@ class Combine {
     Load<S> &load_;
     Work reduced_;
     bool unary_;
-    int64_t words_, step_, most_, levels_;
+    int64_t words_, step_, most_, levels_, turns_;
     const uint64_t **lane_;
     uint16_t *place_;  // channels of the chunk that are not zero
     uint64_t *window_scratch_, *issued_, *level_, *met_, *counters_;
@@ -303,18 +303,39 @@ class Combine {
         return word + WIDTH;
     }
 
-    // A unit per basis: unary counters, whose maximum is their OR.
+    // Unary counters: of a unit the sum over its bases, of all units the OR. Level j of a basis or a unit: it
+    // takes at least j + 1 cycles more than it has bases.
     void unary_cycles(int64_t vectors, int64_t row, S *cycles) {
-        int64_t busy = w_.outs;
+        int64_t busy = w_.outs * turns_;
+        const int64_t levels = vectors > 0 ? vectors - 1 : 0;
         for (int64_t k = 0; k < words_; k++) {
-            BitSums<S, WORDS> sums(1);
-            for (int64_t j = 1; j < vectors; j++) {
-                const uint64_t *level = counters_ + j * step_ + k;
-                uint64_t most = level[0];
-                for (int64_t m = 1; m < w_.bases; m++) most |= level[m * words_];
-                if (!most) break;
-                busy += bits_in(most);
-                sums.add(most);
+            uint64_t most[MOST_THERMOMETER + 1] = {};
+            for (int64_t u = 0; u < w_.units && u < w_.bases; u++) {
+                uint64_t sum[MOST_THERMOMETER + 1] = {};
+                int64_t have = 0, here = 0;
+                for (int64_t m = u; m < w_.bases; m += w_.units, here++) {
+                    const uint64_t *level = counters_ + m * words_ + k;
+                    if (!here) {
+                        for (int64_t j = 0; j < levels; j++) sum[j] = level[(j + 1) * step_];
+                    } else {
+                        uint64_t before[MOST_THERMOMETER + 1];
+                        memcpy(before, sum, sizeof before);
+                        for (int64_t j = have; j < have + levels; j++) sum[j] = 0;
+                        for (int64_t i = 0; i < levels; i++) {
+                            const uint64_t more = level[(i + 1) * step_];
+                            sum[i] |= more;
+                            for (int64_t j = 0; j < have; j++) sum[i + j + 1] |= more & before[j];
+                        }
+                    }
+                    have += levels;
+                }
+                // a unit with fewer bases has as many cycles in hand
+                for (int64_t j = turns_ - here; j < have; j++) most[j - (turns_ - here)] |= sum[j];
+            }
+            BitSums<S, WORDS> sums((S)turns_);
+            for (int64_t j = 0; j < turns_ * levels && most[j]; j++) {
+                busy += bits_in(most[j]);
+                sums.add(most[j]);
             }
             sums.store(cycles + 64 * k);
         }

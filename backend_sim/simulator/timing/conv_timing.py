@@ -67,7 +67,7 @@ def conv_timings(arch: TimingArch, convolutions: Sequence[Convolution]) -> list[
     batch: list[_Part] = []
     held = 0
     for index, (work, x, ternary) in enumerate(convolutions):
-        check_shapes(work, x.shape, None if ternary is None else ternary.values.shape)
+        check_shapes(work, x.shape, None if ternary is None else ternary.shape)
         rows = plan(work, x.shape[1])
         size = _load_bytes(arch, work, len(rows.rows))
         step = max(1, BATCH_BYTES // size)

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from escc.backend_sim.simulator.timing.conv_timing import Convolution, conv_timings
+from escc.backend_sim.simulator.timing.load import Order, weights_of_channels
 from escc.backend_sim.simulator.timing.native import MissingLibraryError, NativeEngine
 from escc.backend_sim.simulator.timing.work import ConvTiming, ConvWork, Ternary, TimingArch
 from escc.errors import EsccError
@@ -100,6 +101,10 @@ class Engine(Codec, Protocol):
         """
         ...
 
+    def nonzeros(self, arch: TimingArch, ternary: Ternary) -> int:
+        """How many coefficients are not zero."""
+        ...
+
 
 class NumpyEngine:
     """The definition itself."""
@@ -119,6 +124,10 @@ class NumpyEngine:
     def conv_timings(self, arch: TimingArch, convolutions: Sequence[Convolution]) -> list[ConvTiming]:
         """See `Engine`."""
         return conv_timings(arch, convolutions)
+
+    def nonzeros(self, arch: TimingArch, ternary: Ternary) -> int:
+        """See `Engine`."""
+        return int(weights_of_channels(ternary, Order(ternary.shape[0], arch.rows)).sum())
 
     def decode(
         self,

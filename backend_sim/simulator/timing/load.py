@@ -233,7 +233,7 @@ def _load(item: Operands, found: _Entries, first: int, chunks: int) -> Load:
         found.cycles[part].reshape(images, rows, width, chunks, outs),
         found.values(first, positions, chunks).reshape(images, rows, width, 1, outs),
         chunks,
-        np.count_nonzero(item.x, axis=2) @ _weights(item.ternary),
+        np.count_nonzero(item.x, axis=2) @ weights_of_channels(item.ternary, found.order),
         found.issued[part].reshape(images, rows, width * chunks).sum(axis=2),
     )
 
@@ -242,20 +242,15 @@ def _planes(ternary: Ternary, order: Order) -> Words:
     """`absent_planes` of coefficients, their outputs in order, packed once."""
     found = ternary.packed.get(order)
     if found is None:
-        found = ternary.packed[order] = absent_planes(ternary.mask[order.outputs])
+        found = ternary.packed[order] = absent_planes(ternary.values[order.outputs] != 0)
     return found
 
 
-def _weights(ternary: Ternary) -> Counts:
-    """Coefficients of each input channel, counted once."""
+def weights_of_channels(ternary: Ternary, order: Order) -> Counts:
+    """Coefficients of each input channel, (chans,), counted once."""
     found = ternary.packed.get("weights")
     if found is None:
-        rows = np.ascontiguousarray(ternary.mask).view(np.uint8).reshape(len(ternary.values), -1)
-        # so many ones fit into a byte, and bytes are added many times faster than they are widened
-        parts = [
-            np.add.reduce(rows[first : first + 255], axis=0, dtype=np.uint8)
-            for first in range(0, len(rows), 255)
-        ]
-        sums = np.sum(parts, axis=0, dtype=np.int64).reshape(ternary.values.shape[1:]).sum(axis=1)
-        found = ternary.packed["weights"] = sums
+        planes = _planes(ternary, order)
+        absent = bit_counts(planes).sum(axis=1, dtype=np.int64)
+        found = ternary.packed["weights"] = 8 * planes.itemsize * planes.shape[1] - absent
     return found

@@ -86,7 +86,8 @@ def library() -> ctypes.CDLL:
         loaded.escc_stream_bytes.restype = ctypes.c_int64
         stream = [ctypes.c_void_p, *[ctypes.c_int64] * 5]
         loaded.escc_decode_streams.argtypes = [*stream, *[ctypes.c_void_p] * 2]
-        loaded.escc_recompose_streams.argtypes = [*stream, *[ctypes.c_void_p] * 3]
+        loaded.escc_recompose_streams.argtypes = [ctypes.c_int64, *stream, *[ctypes.c_void_p] * 3]
+        loaded.escc_pack_streams.argtypes = [ctypes.c_int64, *stream, ctypes.c_int64, *[ctypes.c_void_p] * 2]
         loaded.escc_flatten_streams.argtypes = [*stream, ctypes.c_void_p, ctypes.c_int64, ctypes.c_void_p]
         parameters, figures = _names(loaded.escc_fields()), _names(loaded.escc_figures())
     except (OSError, AttributeError) as error:
@@ -161,18 +162,35 @@ class NativeEngine:
         self._variant = names.index(chosen)
         self._wide = wide
 
-    @staticmethod
-    def planes(ternary: Ternary, rows: int) -> Planes:
+    def planes(self, ternary: Ternary, rows: int) -> Planes:
         """The coefficients packed for blocks of ``rows`` rows; packed once and kept."""
         found = ternary.packed.get(rows)
         if found is None:
-            outs, chans, bases = ternary.values.shape
-            values = np.ascontiguousarray(ternary.values).view(np.int8)
+            outs, chans, bases = ternary.shape
             words = np.empty((chans + 1, library().escc_plane_words(outs, bases)), np.uint64)
             weights = np.empty(chans, np.int32)
-            status = library().escc_pack_planes(
-                _address(values), outs, chans, bases, rows, _address(words), _address(weights)
-            )
+            if ternary.streams is None:
+                values = np.ascontiguousarray(ternary.values).view(np.int8)
+                status = library().escc_pack_planes(
+                    _address(values), outs, chans, bases, rows, _address(words), _address(weights)
+                )
+            else:
+                data, chunk, two_level = vars(ternary.streams).values()
+                flat, _ = self._flat(data, outs, chans, bases, chunk, two_level=two_level)
+                status = library().escc_pack_streams(
+                    self._variant,
+                    _address(flat),
+                    flat.size,
+                    outs,
+                    chans,
+                    bases,
+                    chunk,
+                    rows,
+                    _address(words),
+                    _address(weights),
+                )
+                if status == BAD_PARAMETER:
+                    decode_row_streams(data, outs, chans, bases, chunk, two_level=two_level)
             raise_status(status, None)
             found = ternary.packed[rows] = Planes(rows, words, weights)
         assert isinstance(found, Planes)
@@ -190,7 +208,7 @@ class NativeEngine:
         Raises:
             EsccError: what `conv_timing` refuses, and sizes beyond the library's (2^24).
         """
-        check_shapes(work, x.shape, None if ternary is None else ternary.values.shape)
+        check_shapes(work, x.shape, None if ternary is None else ternary.shape)
         if x.dtype.itemsize != 1 or (x.shape[3] > 1 and x.strides[3] != 1) or min(x.strides) < 0:
             x = np.ascontiguousarray(x != 0)
         images, rows = x.shape[:2]
@@ -227,6 +245,10 @@ class NativeEngine:
             EsccError: see there.
         """
         return [self.conv_timing(arch, *item) for item in convolutions]
+
+    def nonzeros(self, arch: TimingArch, ternary: Ternary) -> int:
+        """How many coefficients are not zero."""
+        return int(self.planes(ternary, arch.rows).weights.sum(dtype=np.int64))
 
     def time_all(
         self,
@@ -305,6 +327,7 @@ class NativeEngine:
         data, _ = self._flat(buffer, outs, chans, bases, chunk, two_level=two_level)
         weights, sizes = np.zeros((outs, chans), np.float32), np.empty(outs, np.int64)
         status = library().escc_recompose_streams(
+            self._variant,
             _address(data),
             data.size,
             outs,

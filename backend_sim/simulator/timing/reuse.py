@@ -69,7 +69,7 @@ def reusing(engine: Engine, arch: TimingArch, instructions: Sequence[Instruction
         EsccError: arrays of another shape, or an input row that is not there.
     """
     for work, x, ternary in instructions:
-        check_shapes(work, (1, *x.shape), None if ternary is None else ternary.values.shape)
+        check_shapes(work, (1, *x.shape), None if ternary is None else ternary.shape)
     if isinstance(engine, NativeEngine):
         return _NativeReuse(engine, arch, instructions)
     assert isinstance(engine, NumpyEngine)
@@ -200,8 +200,7 @@ class _NativeReuse:
         self.figures = np.zeros((len(self.instructions), len(FIGURES)), np.int64)
         self.x = _pointers([item.x for item in self.instructions])
         packed = [
-            None if item.ternary is None else NativeEngine.planes(item.ternary, 1)
-            for item in self.instructions
+            None if item.ternary is None else engine.planes(item.ternary, 1) for item in self.instructions
         ]
         self._set(self.arch, [item.work.bands for item in self.instructions])
         status = self._call([store and store.kept(False) for store in self.stores], packed)

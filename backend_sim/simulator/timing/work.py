@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
+from collections.abc import Callable
+from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import Any, Literal, Protocol
 
@@ -46,14 +47,40 @@ class TimingArch(Protocol):
 
 
 @dataclass(frozen=True)
-class Ternary:
-    """Ternary coefficients ``values`` (outs, chans, bases), int8 or bool: of a form combine.
+class RowStreams:
+    """The row streams of coefficients (`escc.isa.sparsemap`), in chunks of ``chunk`` channels."""
 
+    data: npt.NDArray[np.uint8]
+    chunk: int
+    two_level: bool
+
+
+class Ternary:
+    """Ternary coefficients of a form combine.
+
+    ``values`` (outs, chans, bases), int8 or bool: given, or read from ``streams`` when they are asked for.
     ``packed``: what an engine has made of them, kept as long as they are.
     """
 
-    values: npt.NDArray[np.int8] | Bits
-    packed: dict[Any, Any] = field(default_factory=dict[Any, Any], compare=False, repr=False)
+    def __init__(
+        self,
+        values: npt.NDArray[np.int8] | Bits | Callable[[], npt.NDArray[np.int8]],
+        shape: tuple[int, int, int] | None = None,
+        streams: RowStreams | None = None,
+    ) -> None:
+        if callable(values):
+            assert shape is not None
+            self._read, self.shape = values, shape
+        else:
+            self.values = values
+            self.shape = values.shape
+        self.streams = streams
+        self.packed: dict[Any, Any] = {}
+
+    @cached_property
+    def values(self) -> npt.NDArray[np.int8] | Bits:
+        """The coefficients (outs, chans, bases)."""
+        return self._read()
 
     @cached_property
     def mask(self) -> Bits:

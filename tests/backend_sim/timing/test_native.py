@@ -10,11 +10,19 @@ import pytest
 from tests.backend_sim.timing.cases import Case, figures, random_case
 from tests.backend_sim.timing.engines import native_engines, native_is_there
 
-from escc.backend_sim.simulator.timing import ConvWork, Engine, Ternary, conv_timing, make_engine, native
+from escc.backend_sim.simulator.timing import (
+    ConvWork,
+    Engine,
+    RowStreams,
+    Ternary,
+    conv_timing,
+    make_engine,
+    native,
+)
 from escc.backend_sim.simulator.timing.engines import NumpyEngine
 from escc.errors import EsccError
 from escc.isa.arch import Arch
-from escc.isa.sparsemap import encode_row_streams
+from escc.isa.sparsemap import decode_row_streams, encode_row_streams
 
 needs_library = pytest.mark.skipif(not native_is_there(), reason="no compiler, hence no native engine")
 ENGINES = native_engines()
@@ -159,6 +167,16 @@ def test_engines_by_name(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Non
     native.variants.cache_clear()
 
 
+def streamed(data: np.ndarray, shape: tuple[int, int, int], chunk: int, two_level: bool) -> Ternary:
+    """Coefficients known by their stream."""
+
+    def read() -> np.ndarray:
+        return decode_row_streams(data, outs, chans, bases, chunk, two_level=two_level)[0]
+
+    outs, chans, bases = shape
+    return Ternary(read, (outs, chans, bases), RowStreams(data, chunk, two_level))
+
+
 @needs_library
 @pytest.mark.parametrize("seed", range(40))
 def test_streams_are_decoded_alike(seed: int) -> None:
@@ -171,17 +189,27 @@ def test_streams_are_decoded_alike(seed: int) -> None:
     )
     two_level = bool(seed % 2)
     stream = encode_row_streams(values, chunk, two_level=two_level)
-    engine = make_engine("native")
+    engine = native.NativeEngine()
     for data in (stream, np.concatenate([stream, generator.integers(0, 256, 9, np.uint8)])):
         decoded, used = engine.decode(data, outs, chans, bases, chunk, two_level=two_level)
         np.testing.assert_array_equal(decoded, values)
         assert used == stream.size
         assert engine.stream_bytes(data, outs, chans, bases, two_level=two_level) == stream.size
     kernels = generator.integers(-128, 128, bases, np.int8)
-    recomposed = engine.recompose(stream, outs, chans, bases, chunk, kernels, two_level=two_level)
-    assert recomposed is not None
-    np.testing.assert_array_equal(recomposed[0], values @ kernels.astype(np.int64))
-    np.testing.assert_array_equal(recomposed[1], np.abs(recomposed[0]).sum(axis=1))
+    rows, arch = int(generator.integers(1, 9)), Arch.default()
+    wanted = engine.planes(Ternary(values.astype(np.int8)), rows)
+    for name in native.variants():
+        every = native.NativeEngine(name)
+        recomposed = every.recompose(stream, outs, chans, bases, chunk, kernels, two_level=two_level)
+        np.testing.assert_array_equal(recomposed[0], values @ kernels.astype(np.int64))
+        np.testing.assert_array_equal(recomposed[1], np.abs(recomposed[0]).sum(axis=1))
+        coefficients = streamed(stream, (outs, chans, bases), chunk, two_level)
+        planes = every.planes(coefficients, rows)
+        np.testing.assert_array_equal(planes.words, wanted.words)
+        np.testing.assert_array_equal(planes.weights, wanted.weights)
+        assert "values" not in vars(coefficients), "packed without reading every coefficient"
+        assert every.nonzeros(arch, coefficients) == np.count_nonzero(values)
+    assert NumpyEngine().nonzeros(arch, Ternary(values.astype(np.int8))) == np.count_nonzero(values)
     # whatever else is there: the same answer, or the same words
     for _ in range(5):
         data = (
@@ -201,4 +229,7 @@ def test_streams_are_decoded_alike(seed: int) -> None:
         if isinstance(answers[0], str):
             with pytest.raises(EsccError) as error:
                 engine.recompose(data, outs, chans, bases, chunk, kernels, two_level=two_level)
+            assert str(error.value) == answers[0]
+            with pytest.raises(EsccError) as error:
+                engine.planes(streamed(data, (outs, chans, bases), chunk, two_level), rows)
             assert str(error.value) == answers[0]
