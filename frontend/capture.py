@@ -46,7 +46,7 @@ def capture(
     if isinstance(model, ExportedProgram):
         exported = model
         if input_shape is not None:
-            _check_shape(model, input_shape)
+            check_shape(model, input_shape)
     else:
         exported = _export(model, example, input_shape)
     if is_importable(exported):
@@ -59,7 +59,7 @@ def capture(
             raise EsccError(f"torch cannot simplify the exported graph: {first_line(error)}") from None
 
 
-def _check_shape(exported: ExportedProgram, input_shape: Sequence[int]) -> None:
+def check_shape(exported: ExportedProgram, input_shape: Sequence[int]) -> None:
     """Raise unless an exported program takes images of the given (C, H, W)."""
     wanted = set(exported.graph_signature.user_inputs)
     for node in exported.graph.find_nodes(op="placeholder"):

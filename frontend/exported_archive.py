@@ -16,8 +16,9 @@ import re
 import tempfile
 import warnings
 import zipfile
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, cast
@@ -61,7 +62,44 @@ def load_exported(path: Path) -> ExportedProgram:
         return _load(path, cast("IO[bytes]", rebuilt))
 
 
+@dataclass(frozen=True)
+class CheckedArchive:
+    """What an archive says, all of it checked: the cleaned description, and its tables of stored tensors by
+    folder, each with where its numbers lie (``path_name``) and their form (``tensor_meta``)."""
+
+    program: dict[str, Any]
+    tensors: dict[str, dict[str, dict[str, Any]]]
+
+
+def read_archive(path: Path, keep: Callable[[str, bytes], None]) -> CheckedArchive:
+    """Read and check an archive; ``keep(member, data)`` gets the stored numbers, once each.
+
+    Raises:
+        EsccError: a damaged file.
+        RefusedArchive: it holds anything but a tensor graph and its numbers.
+    """
+    with GuardedZip(path) as archive:
+        return _checked(archive, keep)
+
+
 def _rebuild(archive: GuardedZip, target: IO[bytes]) -> None:
+    with zipfile.ZipFile(target, "w", zipfile.ZIP_STORED, allowZip64=True) as output:
+
+        def write(member: str, data: bytes) -> None:
+            output.writestr(zipfile.ZipInfo(f"{MODEL}/{member}"), data)
+
+        checked = _checked(archive, write)
+        write("archive_format", b"pt2")
+        write("archive_version", b"0")
+        write("byteorder", b"little")
+        write(".data/version", b"6\n")
+        for folder, cleaned in checked.tensors.items():
+            write(f"data/{folder}/{MODEL}_{folder}_config.json", json.dumps({"config": cleaned}).encode())
+        write(f"data/sample_inputs/{MODEL}.pt", b"")
+        write(f"models/{MODEL}.json", json.dumps(checked.program).encode())
+
+
+def _checked(archive: GuardedZip, keep: Callable[[str, bytes], None]) -> CheckedArchive:
     root = archive.root()
     if not root:
         raise archive.fail("a torch.export archive without a root folder")
@@ -84,21 +122,11 @@ def _rebuild(archive: GuardedZip, target: IO[bytes]) -> None:
         ):
             raise RefusedArchive(f"member {member[:80]!r}")
     program = clean_program(_json(archive, root + models[0]))
-    with zipfile.ZipFile(target, "w", zipfile.ZIP_STORED, allowZip64=True) as output:
-
-        def write(member: str, data: bytes) -> None:
-            output.writestr(zipfile.ZipInfo(f"{MODEL}/{member}"), data)
-
-        write("archive_format", b"pt2")
-        write("archive_version", b"0")
-        write("byteorder", b"little")
-        write(".data/version", b"6\n")
-        for config, folder in configs.items():
-            payloads = _json(archive, root + config) if config in members else {"config": {}}
-            cleaned = _copy_payloads(archive, root, folder, payloads, write)
-            write(f"data/{folder}/{MODEL}_{folder}_config.json", json.dumps({"config": cleaned}).encode())
-        write(f"data/sample_inputs/{MODEL}.pt", b"")
-        write(f"models/{MODEL}.json", json.dumps(program).encode())
+    tensors: dict[str, dict[str, dict[str, Any]]] = {}
+    for config, folder in configs.items():
+        payloads = _json(archive, root + config) if config in members else {"config": {}}
+        tensors[folder] = _copy_payloads(archive, root, folder, payloads, keep)
+    return CheckedArchive(program, tensors)
 
 
 def _json(archive: GuardedZip, name: str) -> Any:

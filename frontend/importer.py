@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from escc.errors import EsccError
 from escc.frontend.operators import REASONS, find_rule, in_place_is_safe, is_in_place
+from escc.frontend.plain_program import DescribedTensor
 from escc.frontend.trained import Rounding, place_pins
 from escc.frontend.translation import Call, Constant, Map, Shape, Unsupported, batch_shape
 from escc.ir.base import LayerOp, make_location, tensor_type, to_attribute
@@ -166,11 +167,9 @@ class _Importer:
             self.values[node] = Map(value, port.torch_shape)
 
     def _input(self, node: Node) -> tuple[Port, TypeAttribute]:
-        import torch
-
         value: Any = node.meta.get("val")
         where = f"input '{node.name}'"
-        if not isinstance(value, torch.Tensor):
+        if not _is_tensor(value):
             raise EsccError(f"is a {type(value).__name__}, not a tensor", where=where)
         if not value.is_floating_point():
             raise EsccError(f"has type {value.dtype}; escc takes floating-point images", where=where)
@@ -320,9 +319,7 @@ class _Importer:
 
     def _fixed_shape(self, value: Any) -> Shape:
         """Torch shape without the batch dimension, when that is all that is free."""
-        import torch
-
-        if not isinstance(value, torch.Tensor):
+        if not _is_tensor(value):
             raise Unsupported("a result that is not a tensor")
         sizes: list[Any] = list(value.shape)
         if not sizes or not same_size(sizes[0], self.batch):
@@ -345,7 +342,7 @@ class _Importer:
         if not all(isinstance(self.values.get(item), Constant) for item in arguments):
             return False
         meta: Any = node.meta.get("val")
-        fixed = isinstance(meta, torch.Tensor) and _all_fixed(list(meta.shape))
+        fixed = _is_tensor(meta) and _all_fixed(list(meta.shape))
         seeded = torch.Tag.nondeterministic_seeded in target.tags
         if not fixed or seeded or is_in_place(target) or meta.numel() > MAX_CONSTANT_ELEMENTS:
             return False
@@ -435,12 +432,16 @@ def schema_of(target: Any) -> Any:
     return getattr(target, "_schema")  # noqa: B009  the only way torch offers
 
 
-def _gives_tensors(node: Node) -> bool:
+def _is_tensor(value: Any) -> bool:
     import torch
 
+    return isinstance(value, torch.Tensor | DescribedTensor)
+
+
+def _gives_tensors(node: Node) -> bool:
     value: Any = node.meta.get("val")
     items = cast("Sequence[Any]", value) if isinstance(value, list | tuple) else [value]
-    return any(isinstance(item, torch.Tensor) for item in items)
+    return any(_is_tensor(item) for item in items)
 
 
 def operator_name(target: Any) -> str:

@@ -121,7 +121,12 @@ def import_model(model: nn.Module | ExportedProgram | str | os.PathLike[str], **
         EsccError: as :func:`capture_model`; operators that are not supported are listed, all of them.
     """
     from escc.frontend.importer import import_exported
+    from escc.frontend.plain_program import import_plain
 
+    if isinstance(model, str | os.PathLike) and not (opening.get("factory") or opening.get("unsafe_load")):
+        module = import_plain(model, opening.get("input_shape"))
+        if module is not None:
+            return module
     return import_exported(capture_model(model, **opening))
 
 
