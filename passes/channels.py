@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,8 +19,10 @@ from escc.ir.nn import ConvolutionLike
 from escc.ir.pins import Pin, pin_of, pre_pin_of
 from escc.ir.xdsl import SSAValue
 from escc.passes.convolutions import dense_weight, needed, stored
+from escc.passes.math.accounting import any_along
 from escc.passes.math.liveness import Link, constant_sums, foldable, live_channels
 
+Array = NDArray[Any]
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
 Float = NDArray[np.float64]
@@ -149,24 +153,31 @@ class Kernels:
     """What counts of a convolution here: which kernels are there, the sum of each, and the bias."""
 
     nonzero: Bools  # (K, C/groups)
-    sums: Float  # (K, C/groups)
     bias: Float  # (K,)
     padded: bool
+    weight: Callable[[], Array]
+
+    @cached_property
+    def sums(self) -> Float:
+        """(K, C/groups); only asked for where an input is constant."""
+        return self.weight().sum(axis=(2, 3))
 
 
 def kernels_of(module: Module, op: LayerOp) -> Kernels:
     """The kernels of nn.conv2d or escalate.decomposed_conv2d."""
-    weight, bias = dense_weight(module, op), stored(module, op, "bias")
-    nonzero = np.any(weight != 0, axis=(2, 3))
+    bias = stored(module, op, "bias")
     if isinstance(op, DecomposedConv2d):
         # what is stored decides, not whether bases happen to cancel
-        nonzero = np.any(needed(module, op, "coefficients") != 0, axis=2)
+        nonzero = any_along(needed(module, op, "coefficients") != 0, 2)
         nonzero &= needed(module, op, "scale")[:, None] != 0
+    else:
+        weight = needed(module, op, "weight")
+        nonzero = any_along(weight.reshape(*weight.shape[:2], -1) != 0, 2)
     return Kernels(
-        np.asarray(nonzero),
-        weight.sum(axis=(2, 3)),
-        np.zeros(len(weight)) if bias is None else bias.astype(np.float64),
+        nonzero,
+        np.zeros(len(nonzero)) if bias is None else bias.astype(np.float64),
         any(op.ints("padding")),
+        lambda: dense_weight(module, op),
     )
 
 
@@ -179,7 +190,9 @@ def _enter_convolution(module: Module, view: ChannelView, op: LayerOp) -> None:
     constant = None
     if int(op.value("groups")) == 1:
         kernels, inputs = kernels_of(module, op), view.constant[op.x]
-        constant = constant_sums(kernels.nonzero, kernels.sums, kernels.bias, inputs, kernels.padded)
+        some = foldable(inputs, kernels.padded).any()
+        sums = kernels.sums if some else np.broadcast_to(0.0, kernels.nonzero.shape)
+        constant = constant_sums(kernels.nonzero, sums, kernels.bias, inputs, kernels.padded)
     elif is_depthwise(op, map_shape(op.x)[2]):
         kernels = kernels_of(module, op)
         inputs = np.repeat(view.constant[op.x], len(kernels.bias) // map_shape(op.x)[2])

@@ -67,7 +67,7 @@ class PruneCoefficients(Pass):
             pruned = remove_cheapest(target, bases, coefficients, scale, self.density)
         else:
             pruned = np.where(magnitude_mask(coefficients, self.std), coefficients, np.float32(0))
-        if np.array_equal(pruned, coefficients):
+        if pruned is coefficients or np.array_equal(pruned, coefficients):
             return
         set_array(module, op, "coefficients", "pruned_coefficients", pruned)
         set_array(module, op, "scale", "pruned_scale", refit_scale(target, bases, pruned, scale))

@@ -15,6 +15,7 @@ from escc.ir.nn import ConvolutionLike
 from escc.ir.passes import Pass, PassContext
 from escc.passes.channels import ChannelView, is_depthwise, kernels_of, view_channels
 from escc.passes.convolutions import ORIGINAL_WEIGHT, needed, set_array, stored
+from escc.passes.math.accounting import any_along
 
 Bools = NDArray[np.bool_]
 
@@ -84,7 +85,7 @@ class _Plan:
 
     def _drop_bases(self, module: Module) -> None:
         coefficients = needed(module, self.op, "coefficients")
-        used = np.asarray(np.any(coefficients != 0, axis=(0, 1)))
+        used = any_along(coefficients.reshape(-1, coefficients.shape[2]) != 0, 0)
         used[0] |= not used.any()
         if not used.all():
             set_array(module, self.op, "coefficients", "shrunk_coefficients", coefficients[..., used])
@@ -100,7 +101,9 @@ class _Plan:
             op.set_value("groups", int(self.inputs[0].sum()))
         elif int(op.value("groups")) == 1:
             columns, gone = self.inputs[0], ~self.inputs[0]
-            bias = bias + np.where(kernels.nonzero, kernels.sums, 0.0)[:, gone] @ self.constant[gone]
+            if gone.any():
+                sums = np.where(kernels.nonzero[:, gone], kernels.sums[:, gone], 0.0)
+                bias = bias + sums @ self.constant[gone]
         if bias.any() or op.symbol("bias") is not None:
             set_array(module, op, "bias", "shrunk_bias", bias[self.outputs])
         for name in ("weight", "coefficients", ORIGINAL_WEIGHT):

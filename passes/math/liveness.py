@@ -118,5 +118,5 @@ def constant_sums(nonzero: Bools, sums: Float, bias: Float, inputs: Float, padde
         inputs, padded: as in :func:`foldable`.
     """
     fixed = foldable(inputs, padded)
-    value = bias + np.where(nonzero, sums, 0.0)[:, fixed] @ inputs[fixed]
+    value = bias + np.where(nonzero[:, fixed], sums[:, fixed], 0.0) @ inputs[fixed]
     return np.where((nonzero & ~fixed).any(axis=1), np.nan, value)

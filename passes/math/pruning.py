@@ -35,13 +35,15 @@ def remove_cheapest(weight: Array, bases: Array, codes: Codes, scale: Array, den
     Returns:
         int8 (K, C, M).
     """
+    surplus = int(np.count_nonzero(codes)) - int(density * codes.size)
+    if surplus <= 0:
+        return codes
     inputs, count = codes.shape[1:]
     kernels = np.asarray(bases, dtype=np.float64).reshape(count, -1)
     gram = kernels @ kernels.T
     gains = np.repeat(np.asarray(scale, dtype=np.float64), inputs)[:, None]
     kept = codes.reshape(-1, count).astype(np.float64)
     match = kernel_rows(weight) @ kernels.T
-    surplus = int(np.count_nonzero(kept)) - int(density * codes.size)
     rounds = _ROUNDS
     while surplus > 0:
         price = 2.0 * gains * kept * (match - gains * (kept @ gram)) + gains**2 * np.diag(gram)
