@@ -41,7 +41,9 @@ class Sparten:
     chunks of input a unit holds, so that one is broadcast when all units have done the one ``lead`` before
     it (1: they wait for each other after every chunk). ``sides``: whose zeros are skipped. ``balance``:
     "none"; "gb-s", a unit takes a dense and a sparse filter; "gb-h", such pairs anew for every chunk.
-    ``map_kib``: all buffers for maps; what fits is not moved to DRAM.
+    ``map_kib``: all buffers for maps; what fits is not moved to DRAM. ``mask_cell``: 0 as published; else
+    weights come from DRAM with escc's two-level masks, a bit for each cell of so many neighbours and mask
+    bits only for cells with a weight, where that takes fewer bytes.
     """
 
     name: str = "SparTen"
@@ -52,6 +54,7 @@ class Sparten:
     sides: Literal["two", "weights", "activations", "dense"] = "two"
     balance: Literal["none", "gb-s", "gb-h"] = "gb-h"
     map_kib: float = 1024.0
+    mask_cell: int = 0
     word_bits: int = 8
     psum_bits: int = 24
     clock_mhz: float = 800.0
@@ -81,6 +84,8 @@ class Sparten:
         sparse_x, sparse_w = self.sides in ("two", "activations"), self.sides in ("two", "weights")
         x_bytes = _map_bytes(work.x.size, work.x_nonzeros, sparse_x, word)
         w_bytes = _map_bytes(work.weight.size, work.weight_nonzeros, sparse_w, word)
+        if self.mask_cell and sparse_w:
+            w_bytes -= _saved_by_cells(work, self.mask_cell)
         y_bytes = _map_bytes(math.prod(work.output_shape), work.y_nonzeros, sparse_x, word)
         stays = x_bytes + y_bytes <= self.map_kib * 1024
         read = w_bytes + (x_bytes if work.x_in_dram or not stays else 0)
@@ -178,6 +183,15 @@ class Sparten:
         if self._side_by_side(work):
             return "groups side by side on the units of a cluster, chunks over taps"
         return "chunks over taps" if work.weight.shape[1] < SHALLOW else ""
+
+
+def _saved_by_cells(work: ConvWork, cell: int) -> int:
+    """Bytes by which two-level masks of a layer's filters are shorter than plain ones."""
+    masks = work.weight_mask.reshape(len(work.weight_mask), -1)
+    masks = np.pad(masks, ((0, 0), (0, -masks.shape[1] % cell)))
+    cells = masks.reshape(len(masks), -1, cell)
+    bits = cells.size // cell + cell * int(cells.any(axis=2).sum())
+    return max(0, (work.weight.size - bits) // 8)
 
 
 def _map_bytes(size: int, nonzeros: int, sparse: bool, word: float) -> int:

@@ -77,6 +77,10 @@ def _double_buffered(machine: Machine) -> Machine:
     return replace(machine, double_buffered=True) if hasattr(machine, "double_buffered") else machine
 
 
+def _two_level(machine: Machine) -> Machine:
+    return replace(machine, mask_cell=8) if hasattr(machine, "mask_cell") else machine
+
+
 def _register_rows(table: EnergyTable) -> EnergyTable:
     register = table.costs["register_bit"]
     return replace(table, costs=table.costs | {"scratch_read_bit": register, "scratch_write_bit": register})
@@ -128,6 +132,7 @@ SCENARIOS: tuple[Scenario, ...] = (
         arch=lambda arch: arch.replace(sram_kib=arch.sram_kib * 2),
         compiled=True,
     ),
+    Scenario("masks of SparTen's weights", "two-level, cells of 8", rival=_two_level),
     Scenario("filter loading of the Eyeriss-like machine", "double buffered", rival=_double_buffered),
 )
 

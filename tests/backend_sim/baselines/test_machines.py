@@ -153,6 +153,19 @@ def test_sparten_with_chunks_of_channels(seed: int, balance: str, lead: int) -> 
     assert (join.cycles, join.unit_cycles) == (expected["cycles"], expected["units"])
 
 
+@given(st.integers(0, 99), st.floats(0.01, 0.6), st.integers(1, 9))
+def test_sparten_with_two_level_masks(seed: int, density: float, cell: int) -> None:
+    work = layer(20, 3, 7, density=density, seed=seed)
+    plain, shorter = SMALL_SPARTEN.run(work), replace(SMALL_SPARTEN, mask_cell=cell).run(work)
+    bits = 0
+    for filter_mask in work.weight_mask.reshape(len(work.weight), -1).tolist():
+        for first in range(0, len(filter_mask), cell):
+            bits += 1 + cell * any(filter_mask[first : first + cell])
+    saved = max(0, (work.weight.size - bits) // 8)
+    assert plain.dram_read_bytes - shorter.dram_read_bytes == saved
+    assert (plain.slots["busy"], plain.events) == (shorter.slots["busy"], shorter.events)
+
+
 @settings(deadline=None, max_examples=60)
 @given(works(), st.tuples(*[st.integers(1, 4)] * 5), st.integers(1, 3), st.integers(1, 2))
 def test_eyeriss(work: ConvWork, sizes: tuple[int, ...], g: int, n: int) -> None:
