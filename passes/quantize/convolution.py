@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,7 @@ from escc.passes.math.grids import grid_steps
 from escc.passes.quantize.rules import Finish, Quantizer, operand_type, rule
 
 Array = NDArray[np.float64]
+Single = NDArray[np.float32]
 
 WEIGHT_LIMIT = 127
 PLANES = 5
@@ -30,14 +31,28 @@ _DEAD_SCALE = 2.0**-16
 class Weights:
     """Integer weights of a layer: real weight[k] ~ scale[k] * weight[k], in one of the three forms.
 
-    ``weight`` is (K, C/groups, R, S); ``bases`` and ``coefficients`` are what the machine stores.
+    ``weight`` is (K, C/groups * R * S), whole numbers of magnitude below 2^24 in float32; ``bases`` and
+    ``coefficients`` are what the machine stores.
     """
 
     form: str
     bases: NDArray[np.int8]
     coefficients: NDArray[np.int8] | None
-    weight: NDArray[np.int64]
+    weight: Single
     scale: Array
+
+    @cached_property
+    def reach(self) -> tuple[Array, Array]:
+        """Per output, the sum of its weights above zero and that of those below, as sizes."""
+        size = np.abs(self.weight).sum(axis=1, dtype=np.float64)
+        total = self.weight.sum(axis=1, dtype=np.float64)
+        return (size + total) / 2, (size - total) / 2
+
+    def interval(self, x: MapType) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Per output, how far below and above zero its sum (and any partial sum) can go."""
+        (low, high), (plus, minus) = x.limits, self.reach
+        below, above = minus * high - plus * low, plus * high - minus * low
+        return below.astype(np.int64), above.astype(np.int64)
 
 
 @rule("nn.conv2d")
@@ -55,10 +70,13 @@ def decomposed_conv2d(state: Quantizer, op: LayerOp) -> LayerOp:
     if not np.issubdtype(coefficients.dtype, np.integer):
         weight = np.einsum("kcm,mrs->kcrs", coefficients * scale[:, None, None], bases)
         return _emit_dense(state, op, weight)
-    if np.abs(coefficients).max(initial=0) > 1:
+    if coefficients.min(initial=0) < -1 or coefficients.max(initial=0) > 1:
         raise EsccError("integer coefficients must be -1, 0 or 1", where=describe(op))
     # a negative scale moves into the signs; a channel of scale 0 has no weights
-    signed = (coefficients * np.sign(scale).astype(np.int8)[:, None, None]).astype(np.int8)
+    sign = np.sign(scale).astype(np.int8)
+    signed = coefficients.astype(np.int8)
+    if np.any(sign != 1):
+        signed = signed * sign[:, None, None]
     return _emit_ternary(state, op, bases, signed, np.abs(scale))
 
 
@@ -73,14 +91,16 @@ def _emit_ternary(
     bias = _bias(state, op)
     unit = x.scale_value * step * scale
     tiny = np.abs(bias) > _BIAS_LIMIT * unit
-    reach = np.maximum(*_interval(_recompose(coefficients, integers), x)) * unit
+    weights = Weights("ternary", integers, coefficients, _recompose(coefficients, integers), step * scale)
+    reach = np.maximum(*weights.interval(x)) * unit
     if np.any(tiny & (reach >= finish.scale / 2)):
         raise EsccError(
             "a bias does not fit 32 bits beside its weights", where=describe(op), hint=_KEEP_DENSE
         )
-    kept = np.where(tiny[:, None, None], np.int8(0), coefficients)
-    weight = _recompose(kept, integers)
-    return _emit(state, op, finish, result, Weights("ternary", integers, kept, weight, step * scale))
+    if tiny.any():
+        kept = np.where(tiny[:, None, None], np.int8(0), coefficients)
+        weights = Weights("ternary", integers, kept, _recompose(kept, integers), step * scale)
+    return _emit(state, op, finish, result, weights)
 
 
 def _emit_dense(state: Quantizer, op: LayerOp, weight: Array) -> LayerOp:
@@ -92,10 +112,10 @@ def _emit_dense(state: Quantizer, op: LayerOp, weight: Array) -> LayerOp:
     # at least coarse enough that the bias fits 32 bits: weights below that resolution cannot matter beside it
     scale = np.maximum(steps, np.abs(_bias(state, op)) / (_BIAS_LIMIT * x.scale_value))
     divisor = np.where(scale > 0, scale, 1.0)[:, None, None, None]
-    integers = round_half_away(weight / divisor).astype(np.int64)
-    bases = integers.astype(np.int8)
+    bases = round_half_away(weight / divisor).astype(np.int8)
+    integers = bases.reshape(len(bases), -1).astype(np.float32)
     if planes:
-        digits = balanced_ternary(integers[:, :, 0, 0], PLANES)
+        digits = balanced_ternary(bases[:, :, 0, 0], PLANES)
         powers = (3 ** np.arange(PLANES)).astype(np.int8).reshape(PLANES, 1, 1)
         return _emit(state, op, finish, result, Weights("ternary", powers, digits, integers, scale))
     form = "depthwise" if groups == channels and channels > 1 else "dense"
@@ -112,16 +132,10 @@ def _bias(state: Quantizer, op: LayerOp) -> Array:
     return np.zeros(int(op.value("outputs"))) if bias is None else bias
 
 
-def _recompose(coefficients: NDArray[Any], bases: NDArray[Any]) -> NDArray[np.int64]:
-    return np.einsum("kcm,mrs->kcrs", coefficients.astype(np.int64), bases.astype(np.int64))
-
-
-def _interval(weight: NDArray[np.int64], x: MapType) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Per output, how far below and above zero its sum (and any partial sum) can go."""
-    flat = weight.reshape(len(weight), -1)
-    low, high = x.limits
-    ends = flat * low, flat * high
-    return -np.minimum(*ends).sum(axis=1), np.maximum(*ends).sum(axis=1)
+def _recompose(coefficients: NDArray[np.int8], bases: NDArray[np.int8]) -> Single:
+    """The weights (K, C/groups * R * S): sums of whole numbers, exact in float32."""
+    kernels = bases.reshape(len(bases), -1).astype(np.float32)
+    return (coefficients.astype(np.float32) @ kernels).reshape(len(coefficients), -1)
 
 
 _KEEP_DENSE = "keep this layer dense or give it fewer channels"
@@ -132,12 +146,12 @@ def _emit(state: Quantizer, op: LayerOp, finish: Finish, result: MapType, weight
     x = operand_type(op)
     if weights.coefficients is not None:
         _prove_combinations(op, weights.coefficients, x, state.z_bits)
-    dead = (weights.scale <= 0) | ~weights.weight.reshape(len(weights.weight), -1).any(axis=1)
+    dead = (weights.scale <= 0) | (sum(weights.reach) == 0)
     bias = _bias(state, op)
     least = np.maximum(np.abs(bias) / _BIAS_LIMIT, finish.scale * _DEAD_SCALE)
     unit = np.where(dead, least, x.scale_value * weights.scale)
     integer_bias = round_half_away(bias / unit).astype(np.int64)
-    below, above = _interval(weights.weight, x)
+    below, above = weights.interval(x)
     worst = np.maximum(above + integer_bias, below - integer_bias)
     if worst.max(initial=0) >= ACCUMULATOR_LIMIT:
         raise EsccError(
@@ -174,8 +188,11 @@ def _emit(state: Quantizer, op: LayerOp, finish: Finish, result: MapType, weight
 
 def _prove_combinations(op: LayerOp, coefficients: NDArray[np.int8], x: MapType, z_bits: int) -> None:
     """Raise unless every Z[k, m] = sum_c T[k, c, m] * x[c] is below 2**(z_bits - 1) in magnitude."""
-    plus = (coefficients > 0).sum(axis=1, dtype=np.int64)
-    minus = (coefficients < 0).sum(axis=1, dtype=np.int64)
+    values = coefficients.astype(np.float32)
+    ones = np.ones((1, values.shape[1]), dtype=np.float32)
+    # sums of at most 2^24 ones are exact in float32
+    size, total = ((ones @ part)[:, 0].astype(np.int64) for part in (np.abs(values), values))
+    plus, minus = (size + total) // 2, (size - total) // 2
     low, high = x.limits
     worst = np.maximum(plus * high - minus * low, minus * high - plus * low)
     if worst.max(initial=0) >= 1 << (z_bits - 1):
