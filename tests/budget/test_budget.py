@@ -19,6 +19,7 @@ from escc.budget.sensitivity import divergence, float_maps, probe
 from escc.driver import CompileOptions, compile_module, import_model
 from escc.errors import EsccError
 from escc.ir.module import Module
+from escc.isa.arch import Arch
 from escc.isa.program import Program
 from escc.passes.convolutions import needed, set_array
 from escc.passes.reference.float_graph import evaluate
@@ -61,7 +62,7 @@ def search(module: Module, images: Images) -> Search:
 
 def compiled(module: Module, search: Search, pipeline: str, images: Images) -> Program:
     assert search.layers
-    done = compile_module(module.clone(), passes=pipeline, calibration=images.fit)
+    done = compile_module(module.clone(), passes=pipeline, calibration=images.fit, arch=search.arch)
     assert done.program is not None
     return done.program
 
@@ -156,7 +157,9 @@ def test_labels_decide_where_there_are_some(module: Module, search: Search, imag
 def test_other_budgets_are_kept_by_the_compiled_network(
     module: Module, images: Images, objective: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    search = Search(module, images, objective)
+    # a machine small enough for the choices to matter: on the default one overheads are most of the cycles
+    arch = Arch.default().replace(blocks=2, rows=4)
+    search = Search(module, images, objective, arch=arch)
     costs = search.frontier.costs + search.fixed
     limit = float(costs[0] + 0.5 * (costs[-1] - costs[0]))
     outcome = search.solve(Goal(objective, limit=limit))

@@ -179,12 +179,12 @@ def test_bad_images(
 @pytest.mark.parametrize(
     ("old", "new", "word"),
     [
-        ("blocks = 16", "", "blocks"),
-        ("blocks = 16", "blocks = 0", "blocks"),
-        ("blocks = 16", 'blocks = "many"', "blocks"),
-        ("blocks = 16", "blocks = 1000000", "blocks"),
-        ("blocks = 16", "blocks = 16\nblocs = 3", "blocs"),
-        ("sram_kib = 512", "sram_kib = -5", "sram_kib"),
+        ("blocks = 7", "", "blocks"),
+        ("blocks = 7", "blocks = 0", "blocks"),
+        ("blocks = 7", 'blocks = "many"', "blocks"),
+        ("blocks = 7", "blocks = 1000000", "blocks"),
+        ("blocks = 7", "blocks = 7\nblocs = 3", "blocs"),
+        ("sram_kib = 1024", "sram_kib = -5", "sram_kib"),
         ('policy = "window"', 'policy = "windows"', "policy"),
         ("[array]", "[array", ""),
     ],

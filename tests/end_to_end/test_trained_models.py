@@ -197,7 +197,8 @@ def test_closed_channels_go_and_nothing_changes() -> None:
     wanted = evaluate_integer(whole, images)[0]
     np.testing.assert_array_equal(evaluate_integer(small, images)[0], wanted)
     np.testing.assert_array_equal(simulate(program, images[:2], timing_images=None).outputs[0], wanted[:2])
-    assert len(program.data) < 0.9 * len(big.data)
+    # two-level masks leave little of a channel without coefficients, but it is not nothing
+    assert len(program.data) < 0.95 * len(big.data)
     outputs = {module_path(op): op.out.type.shape_tuple[2] for op in small.layers
                if op.name == "escalate.requantize" and isinstance(op.out.type, MapType)}  # fmt: skip
     assert [outputs[f"blocks.{index}.conv2"] for index in range(3)] == [6, 14, 30]

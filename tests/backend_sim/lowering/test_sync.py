@@ -162,7 +162,7 @@ def test_weights_of_the_next_layer_load_while_a_layer_computes() -> None:
 
 def test_prefetch_hides_transfers_of_tiles() -> None:
     module = conv_chain(np.random.default_rng(1))
-    arch = small_arch(8, dram_latency_cycles=100)
+    arch = small_arch(8, dram_latency_cycles=100, units=6)
     run_pipeline(module, [PlanMemory(keep_on_chip=False), Schedule()], PassContext(arch=arch))
     early, late = (int(cycles(module, arch, prefetch=flag).timeline.total[0]) for flag in (True, False))
     assert early < 0.9 * late

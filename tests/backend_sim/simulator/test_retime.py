@@ -93,7 +93,7 @@ def test_another_table_and_other_bands() -> None:
     ("change", "message"),
     [
         ({"chunk": 32}, "compiled for chunk 64, not 32"),
-        ({"sram_kib": 256}, "compiled for sram_kib 512, not 256"),
+        ({"sram_kib": 256}, "compiled for sram_kib 1024, not 256"),
         ({"z_bits": 19}, "compiled for z_bits 20, not 19"),
         ({"psum_entries": 8}, "partial sums in a row of the array, which holds 8"),
     ],
