@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
+import weakref
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,10 +16,30 @@ Array = NDArray[Any]
 RECORD_BYTES = 9
 
 
+_T = TypeVar("_T")
+_KNOWN: dict[tuple[int, str], tuple[weakref.ref[Array], Any]] = {}
+
+
+def _remembered(array: Array, what: str, make: Callable[[], _T]) -> _T:
+    """``make()`` once for as long as a read-only array lives: three passes ask the same of each array."""
+    key = id(array), what
+    known = _KNOWN.get(key)
+    if known is not None and known[0]() is array:
+        return known[1]
+    found = make()
+    if not array.flags.writeable:
+        _KNOWN[key] = weakref.ref(array, lambda _: _KNOWN.pop(key, None)), found
+    return found
+
+
 def row_nonzeros(coefficients: Array) -> NDArray[np.int64]:
     """(K,) non-zeros of every output channel. Row by row: numpy counts along an axis ten times slower."""
-    rows = np.ascontiguousarray(coefficients).reshape(len(coefficients), -1)
-    return np.fromiter((np.count_nonzero(row) for row in rows), np.int64, len(rows))
+
+    def count() -> NDArray[np.int64]:
+        rows = np.ascontiguousarray(coefficients).reshape(len(coefficients), -1)
+        return np.fromiter((np.count_nonzero(row) for row in rows), np.int64, len(rows))
+
+    return _remembered(coefficients, "nonzeros", count)
 
 
 def coefficient_stream(coefficients: Array, nonzeros: NDArray[np.int64], chunk: int) -> tuple[Stream, bool]:
@@ -28,7 +50,9 @@ def coefficient_stream(coefficients: Array, nonzeros: NDArray[np.int64], chunk: 
     # a channel's bit stands for `bases` bits, and only a channel without coefficients saves any
     two_level = False
     if 1 < bases <= TWO_LEVEL_BASES and nonzeros.sum() < coefficients.size - coefficients.size // bases:
-        others = row_stream_sizes(coefficients, two_level=True)
+        others = _remembered(
+            coefficients, "two-level sizes", lambda: row_stream_sizes(coefficients, two_level=True)
+        )
         two_level = bool(others.sum() < sizes.sum())
         sizes = others if two_level else sizes
     offsets = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
