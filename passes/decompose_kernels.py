@@ -148,7 +148,9 @@ def _ends(module: Module) -> set[Operation]:
 
 
 def _apply(module: Module, op: LayerOp, fit: Decomposition, max_error: float) -> None:
-    error = fit.error(needed(module, op, "weight"))
+    error = fit.fitted_error
+    if error is None:
+        error = fit.error(needed(module, op, "weight"))
     if error > max_error:
         return
     shared = {key: value for key, value in op.properties.items() if key != "weight"}

@@ -82,11 +82,18 @@ class Fit(ABC):
         fitted = np.divide(match, energy, out=np.zeros_like(match), where=energy > 0)
         self.scale = np.where(fitted > 0, fitted, self.scale)
 
+    def error(self) -> float:
+        """Squared error, relative to the energy of all kernels; 0 for kernels of zeros."""
+        return max(self._squared_error(), 0.0) / self.energy if self.energy else 0.0
+
     def objective(self) -> float:
         """Squared error plus penalty, per kernel: so relative to the weight's energy."""
+        whole = self._squared_error() + self.penalty * self.nonzeros
+        return whole / (self.rows.shape[0] * self.rows.shape[1])
+
+    def _squared_error(self) -> float:
         energy, match = self._of_outputs()
-        error = self.energy + float(self.scale @ (self.scale * energy - 2.0 * match))
-        return (error + self.penalty * self.nonzeros) / (self.rows.shape[0] * self.rows.shape[1])
+        return self.energy + float(self.scale @ (self.scale * energy - 2.0 * match))
 
 
 class KernelFit(Fit):

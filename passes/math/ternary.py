@@ -39,12 +39,14 @@ class Decomposition:
         coefficients: int8 (K, C, M) in {-1, 0, 1}, or float32.
         scale: float32 (K,), positive.
         objective: value after each alternation, relative to ||W||^2 (empty for one-shot methods).
+        fitted_error: ||W - weight()||^2 / ||W||^2 for the weight it was fitted to, where the fit knows it.
     """
 
     bases: NDArray[np.float32]
     coefficients: Array
     scale: NDArray[np.float32]
     objective: list[float] = field(default_factory=lambda: [])
+    fitted_error: float | None = None
 
     def weight(self) -> NDArray[np.float32]:
         """The weight (K, C, R, S) it stands for."""
@@ -111,8 +113,14 @@ def fit_ternary(
     history = _alternate(fit, iterations, exact_every, tolerance)
     _normalize(fit, steps)
     fit.recode(exact=True)
+    fit.refit_scale()
     codes, kernels = fit.codes(), fit.bases.astype(np.float32).reshape(bases, *weight.shape[2:])
-    return Decomposition(kernels, codes, refit_scale(weight, fit.bases, codes, fit.scale * unit), history)
+    if single:
+        scale, error = (fit.scale * unit).astype(np.float32), fit.error()
+    else:
+        # the same in double precision
+        scale, error = _least_squares(weight, fit.bases, codes, fit.scale * unit)
+    return Decomposition(kernels, codes, scale, history, error)
 
 
 def _fit(rows: NDArray[np.float32], penalty: float, bases: Float, scale: Float) -> Fit:
@@ -207,6 +215,13 @@ def refit_scale(weight: Array, bases: Array, coefficients: Array, scale: Array) 
 
     Outputs without coefficients, or whose fit would not be positive, keep ``scale``.
     """
+    return _least_squares(weight, bases, coefficients, scale)[0]
+
+
+def _least_squares(
+    weight: Array, bases: Array, coefficients: Array, scale: Array
+) -> tuple[NDArray[np.float32], float]:
+    """:func:`refit_scale`, and ||W - g T B||^2 / ||W||^2."""
     kernels = bases.reshape(len(bases), -1).astype(np.float64)
     values = coefficients.astype(np.float64)
     turned = values.transpose(0, 2, 1)
@@ -214,4 +229,7 @@ def refit_scale(weight: Array, bases: Array, coefficients: Array, scale: Array) 
     energy = np.einsum("kmn,mn->k", turned @ values, kernels @ kernels.T)
     match = np.einsum("kmp,mp->k", turned @ rows, kernels)
     fitted = np.divide(match, energy, out=np.zeros_like(match), where=energy > 0)
-    return np.where(fitted > 0, fitted, scale).astype(np.float32)
+    fitted = np.where(fitted > 0, fitted, scale)
+    whole = float(np.einsum("kcp,kcp->", rows, rows))
+    left = whole + float(fitted @ (fitted * energy - 2.0 * match))
+    return fitted.astype(np.float32), max(left, 0.0) / whole if whole else 0.0
