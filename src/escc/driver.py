@@ -67,9 +67,16 @@ def default_pipeline(options: CompileOptions | None = None) -> list[Pass]:
         specs.append(("shrink-channels", {}))
     if chosen.refine and not chosen.dense:
         specs.append(("refine-coefficients", {"penalty": repr(chosen.penalty)}))
-    specs += [("calibrate", {}), ("quantize-hybrid", {}), ("reorder-linear-combination", {})]
-    specs += [("plan-memory", {}), ("schedule", {})]
-    return [make_pass(name, values) for name, values in specs]
+    specs += [("calibrate", {}), ("quantize-hybrid", {})]
+    return [*(make_pass(name, values) for name, values in specs), *machine_passes()]
+
+
+def machine_passes() -> list[Pass]:
+    """The last passes of the pipeline: those that ask what the machine is like."""
+    return [
+        make_pass(name)
+        for name in ("split-channels", "reorder-linear-combination", "plan-memory", "schedule")
+    ]
 
 
 @dataclass

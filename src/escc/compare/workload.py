@@ -25,7 +25,7 @@ from escc.compare.synthesis import (
     prune,
     quantize_weight,
 )
-from escc.driver import CompileOptions, compile_module, default_pipeline, import_model
+from escc.driver import CompileOptions, compile_module, default_pipeline, import_model, machine_passes
 from escc.errors import EsccError
 from escc.frontend import zoo
 from escc.ir.base import LayerOp, map_shape, module_path
@@ -146,8 +146,8 @@ def synthetic_workload(
         CodeWeights(stated),
         SteerActivations(stated, seed),
         Calibrate(correct_statistics=False),
-        *(make_pass(name) for name in ("quantize-hybrid", "reorder-linear-combination")),
-        *(make_pass(name) for name in ("plan-memory", "schedule")),
+        make_pass("quantize-hybrid"),
+        *machine_passes(),
     ]
     origin = f"synthetic: weights, activations and image drawn from seed {seed}"
     built = _Builder(module, images, stated.weights.value, progress)

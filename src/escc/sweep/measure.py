@@ -24,9 +24,10 @@ from escc.backend_sim.lowering.operators import extract_layers
 from escc.backend_sim.simulator import EnergyTable, simulate
 from escc.backend_sim.simulator.retime import PROGRAM, Recording
 from escc.backend_sim.simulator.timing.reuse import CONCENTRATION
+from escc.driver import machine_passes
 from escc.errors import EsccError
 from escc.ir.module import Module
-from escc.ir.passes import PassContext, make_pass, run_pipeline
+from escc.ir.passes import PassContext, run_pipeline
 from escc.isa.arch import Arch
 from escc.sweep.space import Point, Space
 from escc.sweep.workloads import Prepared, WorkloadSpec, load_prepared
@@ -50,8 +51,7 @@ class Family:
     def __init__(self, prepared: Prepared, arch: Arch) -> None:
         self.arch = arch
         scheduled = prepared.module.clone()
-        passes = [make_pass("plan-memory"), make_pass("schedule")]
-        run_pipeline(scheduled, passes, PassContext(arch=arch))
+        run_pipeline(scheduled, machine_passes(), PassContext(arch=arch))
         self.assignments = [read_assignment(layer) for layer in extract_layers(scheduled, arch)]
         program = lower(scheduled, arch)
         self.recordings = [Recording(program, image[None]) for image in prepared.images]
@@ -88,7 +88,7 @@ def full_measure(prepared: Prepared, arch: Arch) -> tuple[float, float]:
         EsccError: the network does not fit the machine.
     """
     module: Module = prepared.module.clone()
-    run_pipeline(module, [make_pass("plan-memory"), make_pass("schedule")], PassContext(arch=arch))
+    run_pipeline(module, machine_passes(), PassContext(arch=arch))
     result = simulate(lower(module, arch), prepared.images, timing_images=len(prepared.images))
     return float(result.cycles.mean()), result.energy_pj
 

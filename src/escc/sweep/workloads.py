@@ -1,6 +1,6 @@
 """The networks a sweep measures on: opened and compiled once for every choice of compile options.
 
-What is kept of one is a module of the level "reordered" (all that does not depend on the machine is done),
+What is kept of one is a module of the level "quantized" (all that does not depend on the machine is done),
 the images it is run on and its accuracy, in the folder of the sweep; every worker reads them from there.
 """
 
@@ -28,7 +28,7 @@ DEMO = "demo"
 """As a model: the network and images that escc ships."""
 SYNTHETIC = "synthetic:"
 """Before a name: a network of `escc compare`, drawn with its stated statistics."""
-LAST_PASS = "reorder-linear-combination"
+LAST_PASS = "quantize-hybrid"
 ACCURACY_IMAGES = 500
 TIMED_IMAGES = 1
 
@@ -101,7 +101,7 @@ def parse_workload(body: Mapping[str, Any], folder: Path) -> WorkloadSpec:
 
 @dataclass(frozen=True)
 class Prepared:
-    """A compiled network: ``module`` of the level "reordered", ``images`` to time, ``accuracy`` if there are
+    """A compiled network: ``module`` of the level "quantized", ``images`` to time, ``accuracy`` if there are
     labels."""
 
     module: Module
@@ -201,7 +201,7 @@ def _compiled(spec: WorkloadSpec, options: Mapping[str, Any], folder: Path) -> P
 
 
 def _synthetic(spec: WorkloadSpec, options: Mapping[str, Any]) -> Prepared:
-    """The passes of `escc.compare.workload.synthetic_workload`, up to the level "reordered"."""
+    """The passes of `escc.compare.workload.synthetic_workload`, up to the level "quantized"."""
     from escc.compare.statistics import find_network
     from escc.compare.synthesis import CodeWeights, DrawWeights, SteerActivations, natural_images
     from escc.compare.workload import skeleton_module
@@ -219,7 +219,6 @@ def _synthetic(spec: WorkloadSpec, options: Mapping[str, Any]) -> Prepared:
         CodeWeights(network.statistics),
         SteerActivations(network.statistics, spec.seed),
         Calibrate(correct_statistics=False),
-        make_pass("quantize-hybrid"),
         make_pass(LAST_PASS),
     ]
     done = compile_module(module, calibration=images, passes=passes, stop_after=LAST_PASS)
