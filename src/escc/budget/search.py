@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
@@ -383,6 +384,9 @@ class Search:
                 if actual >= limit * (1 - CLOSE):
                     break
             aim *= limit / actual
+            if actual > limit:
+                # at least one choice down, however little was missing
+                aim = min(aim, math.nextafter(predicted, 0.0))
         if not found:
             least = min(trial.actual or 0.0 for trial in trials)
             raise EsccError(
