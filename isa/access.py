@@ -60,6 +60,7 @@ class Footprint(NamedTuple):
     coefficients: int = -1
 
 
+@lru_cache(maxsize=8192)
 def accesses(mnemonic: str, registers: UnitRegisters) -> Footprint:
     """The boxes that a queue instruction reads and writes.
 

@@ -115,11 +115,17 @@ class _Job:
         plan = self.plan
         count = min(max(BLOCK_BYTES // max(bytes_per_image, 1), 1), len(self.x))
         shape = (count, plan.rows.size, plan.cols.size, plan.x.chans)
-        padded = pad(plan.rows, plan.cols, self.workspace.array("input", shape, np.float32))
+        padded, maps = self.workspace.array("input", shape, np.float32), self.workspace.maps
+        inside = *plan.rows.inside, *plan.cols.inside
+        if maps is None:
+            pad(plan.rows, plan.cols, padded)
         for first in range(0, len(self.x), count):
             images = slice(first, min(first + count, len(self.x)))
             part = padded[: images.stop - first]
-            fill_inside(self.x[images], plan.rows, plan.cols, part)
+            if maps is None:
+                fill_inside(self.x[images], plan.rows, plan.cols, part)
+            else:
+                maps.fill(self.x[images, plan.rows.source, plan.cols.source], inside, part)
             yield images, part
 
     def finish(self, acc: Floats, bound: int, images: slice, outs: slice, rows: slice | None = None) -> None:

@@ -20,7 +20,7 @@ from escc.backend_sim.simulator.conv_plan import ConvPlan
 from escc.backend_sim.simulator.execute import DmaPlan, Plan
 from escc.backend_sim.simulator.memory import Memory
 from escc.backend_sim.simulator.operands import Coefficients
-from escc.backend_sim.simulator.timing import Convolution, ConvTiming, ConvWork, Engine
+from escc.backend_sim.simulator.timing import Convolution, ConvTiming, ConvWork, Engine, NativeMaps
 from escc.backend_sim.simulator.vec_plan import VecPlan
 from escc.errors import EsccError
 from escc.isa.arch import Arch
@@ -100,7 +100,7 @@ class _Waiting:
                 found.append(timing)
             else:
                 nonzeros = 0 if item.ternary is None else engine.nonzeros(arch, item.ternary)
-                found.append(_Timed(timing, nonzeros, nonzero_counts(item.x)))
+                found.append(_Timed(timing, nonzeros, nonzero_counts(item.x, engine.maps)))
         self.works, self.x, self.coefficients = [], [], []
         return found
 
@@ -170,7 +170,7 @@ class Meter:
     def after(self, index: int, plan: Plan, memory: Memory) -> None:
         """Take what the instruction has written."""
         if isinstance(plan, ConvPlan | VecPlan):
-            self._sram_written[index] = sparse_bytes(memory.sram_view(plan.y))
+            self._sram_written[index] = sparse_bytes(memory.sram_view(plan.y), self.engine.maps)
 
     def finish(self, failed: Callable[[int, EsccError], EsccError]) -> None:
         """All have run: fill in the durations of convolutions and the counts of the layers.
@@ -195,7 +195,8 @@ class Meter:
             sizes = [r.size] * self.images
             activates = rows_of_range(r.dram, r.size, row)
         else:
-            sizes = nonzero_counts(memory.sram_view(plan.sram) if store else memory.dram_view(plan.dram))
+            view = memory.sram_view(plan.sram) if store else memory.dram_view(plan.dram)
+            sizes = nonzero_counts(view, self.engine.maps)
             masks = r.rows * r.cols * -(-r.chans // 8)
             sizes = [masks + size for size in sizes]
             activates = rows_of_box(*plan.dram, row)
@@ -224,11 +225,13 @@ class Meter:
         read = np.zeros(self.images, np.int64)
         if plan.a is not None:
             view = memory.sram_view(plan.a)
-            read += sparse_bytes(view if plan.adaptive else view[:, plan.rows.source, plan.cols.source])
+            read += sparse_bytes(
+                view if plan.adaptive else view[:, plan.rows.source, plan.cols.source], self.engine.maps
+            )
         if plan.b is not None:
             one = r.b_row == r.b_pos == 0
             other = memory.sram_view(plan.b)
-            read += sparse_bytes(other[:, :1, :1] if one else other)
+            read += sparse_bytes(other[:, :1, :1] if one else other, self.engine.maps)
         if plan.mnemonic == "vec_avg":
             read += 9 * r.entries
         if plan.table:
@@ -278,7 +281,7 @@ class Meter:
             kernel_bytes *= -(-r.outs // self.arch.rows)
         read += r.bands * (kernel_bytes + 9 * r.outs)
         if plan.residual is not None:
-            read += sparse_bytes(memory.sram_view(plan.residual))
+            read += sparse_bytes(memory.sram_view(plan.residual), self.engine.maps)
         if plan.table:
             read += 256
         self._sram_read[index] = read
@@ -444,13 +447,17 @@ def conv_work(plan: ConvPlan) -> ConvWork:
     )
 
 
-def sparse_bytes(values: npt.NDArray[np.uint8]) -> Counts:
+def sparse_bytes(values: npt.NDArray[np.uint8], maps: NativeMaps | None = None) -> Counts:
     """SparseMap bytes of maps (n, rows, cols, chans): ceil(chans / 8) a position and 1 a non-zero, (n,)."""
     _, rows, cols, chans = values.shape
-    return rows * cols * -(-chans // 8) + np.array(nonzero_counts(values), np.int64)
+    return rows * cols * -(-chans // 8) + np.array(nonzero_counts(values, maps), np.int64)
 
 
-def nonzero_counts(values: npt.NDArray[np.uint8] | npt.NDArray[np.bool_]) -> list[int]:
-    """Non-zeros of each image of ``values`` (n, rows, cols, chans)."""
+def nonzero_counts(
+    values: npt.NDArray[np.uint8] | npt.NDArray[np.bool_], maps: NativeMaps | None = None
+) -> list[int]:
+    """Non-zeros of each image of ``values`` (n, rows, cols, chans), counted by ``maps`` or numpy."""
+    if maps is not None and (values.shape[3] < 2 or values.strides[3] == 1):
+        return [maps.count_nonzeros(image) for image in values]
     # counting bools of a whole array is fast, counting along axes adds up int64
     return [int(np.count_nonzero(image != 0)) for image in values]

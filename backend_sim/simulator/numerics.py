@@ -144,6 +144,11 @@ class Requantizer:
             acc_size = int(max(acc.max(initial=0), -acc.min(initial=0)))
         if not self.float_is_exact(acc_size, bound):
             return self._apply_exact(acc, finish, residual, out)
+        if workspace.maps is not None:
+            factor, offset, _ = self._tiled(1)
+            addend = None if residual is None else (residual.values, residual.table)
+            workspace.maps.finish(acc, factor, offset, finish.limits, addend, finish.table, out)
+            return None
         n, rows, cols, outs = acc.shape
         inner = (cols, outs) if outs >= LONG else (cols * outs,)
         t = workspace.array("requantize", (n, rows, *inner), np.float64)
@@ -225,8 +230,9 @@ def _tie_free_below(multiplier: Int64s, shift: Int64s) -> int:
     power of two in m divides a.
     """
     twos = multiplier & -multiplier
-    bounds = [(1 << (s - 1)) // t for t, s in zip(twos.tolist(), shift.tolist(), strict=True) if t and s]
-    return min((bound for bound in bounds if bound), default=EXACT)
+    some = (twos > 0) & (shift > 0)
+    bounds = (np.int64(1) << (shift[some] - 1)) // twos[some]
+    return int(bounds[bounds > 0].min(initial=EXACT))
 
 
 def sum_bound(sizes: Int64s, weights: Int64s) -> int:

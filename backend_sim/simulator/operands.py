@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from threading import Lock
@@ -66,7 +67,8 @@ class Coefficients:
     @cached_property
     def planes(self) -> Float32s:
         """(bases, chans, outs) float32: the right-hand sides of the linear combinations."""
-        return np.ascontiguousarray(self.ternary.transpose(2, 1, 0), dtype=np.float32)
+        # bytes change places quicker than they become floats on the way
+        return np.ascontiguousarray(self.ternary.transpose(2, 1, 0)).astype(np.float32)
 
     @cached_property
     def bits(self) -> Ternary:
@@ -97,6 +99,9 @@ class Coefficients:
 
     @cached_property
     def _signs(self) -> tuple[Int64s, Int64s]:
+        quick = self.codec.signs(self.data, *self.shape, self.chunk, two_level=self.two_level)
+        if quick is not None:
+            return quick
         # sums of float32 ones and of long inner loops: exact, and many times faster than sums of bools
         plus = np.maximum(self.planes, 0).sum(axis=1)
         minus = plus - self.planes.sum(axis=1)
@@ -226,8 +231,7 @@ class OperandCache:
         if origin is not None:
             size = self._stream_sizes.get((origin[0], *shape, two_level))
         if size is None or origin is None or size > origin[1]:
-            # Only the streams themselves tell how long they are.
-            size = self._codec.stream_bytes(memory.tail(address), *shape, two_level=two_level)
+            size = self._stream_size(memory, address, shape, two_level=two_level)
             if origin is not None and size <= origin[1]:
                 self._stream_sizes[(origin[0], *shape, two_level)] = size
         key, data = memory.operand(address, size)
@@ -236,6 +240,18 @@ class OperandCache:
             lambda: Coefficients(data, shape, chunk, self._codec, two_level),
             6,
         )
+
+    def _stream_size(
+        self, memory: Memory, address: int, shape: tuple[int, int, int], *, two_level: bool
+    ) -> int:
+        """Only the streams themselves tell how long they are."""
+        origin = memory.origin(address)
+        if origin is not None:
+            with suppress(EsccError):
+                loaded = memory.constants[origin[0] : origin[0] + origin[1]]
+                return self._codec.stream_bytes(loaded, *shape, two_level=two_level)
+        # they go on behind what was loaded together, or are none
+        return self._codec.stream_bytes(memory.tail(address), *shape, two_level=two_level)
 
     def kernels(self, memory: Memory, address: int, shape: tuple[int, ...]) -> Kernels:
         """int8 kernels of ``shape`` at SRAM ``address``."""

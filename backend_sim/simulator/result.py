@@ -278,5 +278,5 @@ def mean(values: npt.NDArray[Any] | None) -> int | float:
     """Mean over the timed images, as an integer where it is one; 0 for what did not happen."""
     if values is None or not len(values):
         return 0
-    value = float(np.mean(values))
+    value = float(values[0] if len(values) == 1 else np.mean(values))
     return int(value) if value.is_integer() else round(value, 6)

@@ -258,7 +258,7 @@ def _execute(
     watch.layer_of = [step.layer for step in steps]
     memory = Memory(program, 1)
     write_input(memory, program.inputs[0], quantize_input(program.inputs[0], images))
-    execute(program, steps, memory, OperandCache(codec=engine), Workspace(), watch)
+    execute(program, steps, memory, OperandCache(codec=engine), Workspace(engine.maps), watch)
 
 
 def _words(program: Program) -> int:

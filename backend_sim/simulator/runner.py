@@ -139,7 +139,7 @@ class _Runner:
 
         def work(batches: list[tuple[int, int]]) -> None:
             nonlocal done
-            workspace = Workspace()
+            workspace = Workspace(self.engine.maps)
             for start, stop in batches:
                 self._run(start, stop, workspace)
                 with lock:
@@ -180,7 +180,7 @@ class _Runner:
 
     def timed(self, count: int, table: EnergyTable) -> TimedResult:
         """Run the first ``count`` images with timing."""
-        workspace = Workspace()
+        workspace = Workspace(self.engine.maps)
         meters: list[Meter] = []
         spans = [(a, min(a + self.batch, count)) for a in range(0, count, self.batch)]
         while spans:

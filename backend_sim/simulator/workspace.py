@@ -8,11 +8,17 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from escc.backend_sim.simulator.timing import NativeMaps
+
 
 class Workspace:
-    """Named scratch arrays of one worker thread. An array is valid until its name is asked for again."""
+    """Named scratch arrays of one worker thread. An array is valid until its name is asked for again.
 
-    def __init__(self) -> None:
+    ``maps``: what does the inner loops; None: numpy.
+    """
+
+    def __init__(self, maps: NativeMaps | None = None) -> None:
+        self.maps = maps
         self._buffers: dict[str, npt.NDArray[np.uint8]] = {}
         self._arrays: dict[str, dict[tuple[object, ...], npt.NDArray[Any]]] = {}
 

@@ -56,46 +56,60 @@ struct Kept {
 static inline int64_t words_of(int64_t outs) { return (outs + 63) / 64; }
 static inline int64_t plane_words(int64_t outs, int64_t bases) { return (words_of(outs) * bases + 7) / 8 * 8; }
 
-typedef int (*ConvTimingFunction)(
-    const Work *work, const uint8_t *x, const uint64_t *planes, const int32_t *weights, Kept *kept,
-    Figures *figures);
+// Requantisation of sums: numerics.py. Strides of `sums` in items (its outputs and columns lie side by side),
+// the others in bytes.
+#define ESCC_FINISH(F)                                                                                  \
+    F(images) F(rows) F(cols) F(outs) F(wide) F(sums_image) F(sums_row) F(out_image) F(out_row) F(out_col)  \
+    F(residual_image) F(residual_row) F(residual_col)
 
-typedef int (*RecomposeFunction)(
-    const uint8_t *data, int64_t size, int64_t outs, int64_t chans, int64_t bases, int64_t chunk,
-    const int8_t *kernels, float *weights, int64_t *sizes);
+struct Finish {
+    ESCC_FINISH(ESCC_MEMBER)
+    double low, high;
+    const void *sums;              // float, or double where wide
+    uint8_t *out;
+    const double *factor, *offset; // [outs]
+    const uint8_t *residual;       // or null
+    const double *residual_table;  // [256]
+    const uint8_t *table;          // [256], or null
+};
 
-typedef int (*PackFunction)(
-    const uint8_t *data, int64_t size, int64_t outs, int64_t chans, int64_t bases, int64_t chunk, int64_t rows,
-    uint64_t *planes, int32_t *weights);
+// Bytes of a map to floats with zeros around: rows top .. bottom-1 and columns left .. right-1 of `rows` x `cols`
+// are there. Strides in bytes.
+#define ESCC_FILL(F)                                                                                    \
+    F(images) F(rows) F(cols) F(chans) F(top) F(bottom) F(left) F(right) F(x_image) F(x_row) F(x_col) F(is_signed)
 
-// What every instruction set has: kernel_*.cpp.
+struct Fill {
+    ESCC_FILL(ESCC_MEMBER)
+    const uint8_t *x;
+    float *out;
+};
+
+// What every instruction set has.
+struct Kernel {
+    int (*conv_timing)(
+        const Work *work, const uint8_t *x, const uint64_t *planes, const int32_t *weights, Kept *kept,
+        Figures *figures);
+    int64_t (*stream_bytes)(const uint8_t *data, int64_t size, int64_t outs, int64_t length);
+    int (*recompose)(
+        const uint8_t *data, int64_t size, int64_t outs, int64_t chans, int64_t bases, int64_t chunk,
+        const int8_t *kernels, float *weights, int64_t *sizes);
+    int (*pack)(
+        const uint8_t *data, int64_t size, int64_t outs, int64_t chans, int64_t bases, int64_t chunk, int64_t rows,
+        uint64_t *planes, int32_t *weights);
+    int (*signs)(
+        const uint8_t *data, int64_t size, int64_t outs, int64_t chans, int64_t bases, int64_t chunk,
+        int64_t *positive, int64_t *negative);
+    int (*finish)(const Finish *);
+    int (*fill)(const Fill *);
+    int64_t (*count)(const uint8_t *x, int64_t rows, int64_t cols, int64_t chans, int64_t x_row, int64_t x_col);
+};
+
 #define ESCC_HIDDEN extern "C" __attribute__((visibility("hidden")))
-#define ESCC_VARIANT(name)                                                                                        \
-    ESCC_HIDDEN int escc_conv_timing_##name(                                                                      \
-        const Work *, const uint8_t *, const uint64_t *, const int32_t *, Kept *, Figures *);                     \
-    ESCC_HIDDEN int escc_recompose_##name(                                                                        \
-        const uint8_t *, int64_t, int64_t, int64_t, int64_t, int64_t, const int8_t *, float *, int64_t *);        \
-    ESCC_HIDDEN int escc_pack_##name(                                                                             \
-        const uint8_t *, int64_t, int64_t, int64_t, int64_t, int64_t, int64_t, uint64_t *, int32_t *);
+ESCC_HIDDEN const Kernel escc_kernel_baseline;
+ESCC_HIDDEN const Kernel escc_kernel_avx2;
+ESCC_HIDDEN const Kernel escc_kernel_avx512;
 
-ESCC_VARIANT(baseline)
-ESCC_VARIANT(avx2)
-ESCC_VARIANT(avx512)
-
-// The functions of instruction set `name`, with registers of `WORDS` words.
-#define ESCC_KERNEL(name, WORDS)                                                                                  \
-    int escc_conv_timing_##name(                                                                                  \
-        const Work *work, const uint8_t *x, const uint64_t *planes, const int32_t *weights, Kept *kept,           \
-        Figures *figures) {                                                                                       \
-        return conv_timing<WORDS>(*work, x, planes, weights, kept, figures);                                      \
-    }                                                                                                             \
-    int escc_recompose_##name(                                                                                    \
-        const uint8_t *data, int64_t size, int64_t outs, int64_t chans, int64_t bases, int64_t chunk,             \
-        const int8_t *kernels, float *weights, int64_t *sizes) {                                                  \
-        return recompose(data, size, outs, chans, bases, chunk, kernels, weights, sizes);                         \
-    }                                                                                                             \
-    int escc_pack_##name(                                                                                         \
-        const uint8_t *data, int64_t size, int64_t outs, int64_t chans, int64_t bases, int64_t chunk, int64_t rows, \
-        uint64_t *planes, int32_t *weights) {                                                                     \
-        return pack_streams(data, size, outs, chans, bases, chunk, rows, planes, weights);                        \
-    }
+// The kernel of instruction set `name`, with registers of `WORDS` words.
+#define ESCC_KERNEL(name, WORDS)                                                                          \
+    const Kernel escc_kernel_##name = {                                                                   \
+        conv_timing<WORDS>, stream_bytes, recompose, pack_streams, count_signs, finish, fill, count_nonzeros};

@@ -8,9 +8,7 @@ namespace {
 
 struct Variant {
     const char *name;
-    ConvTimingFunction function;
-    RecomposeFunction recompose;
-    PackFunction pack;
+    const Kernel *kernel;
 };
 
 // The best first; the ones this processor cannot run are left out.
@@ -20,11 +18,11 @@ int variants(Variant *found) {
     __builtin_cpu_init();
     if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("bmi2"))
-        found[count++] = Variant{"avx512", escc_conv_timing_avx512, escc_recompose_avx512, escc_pack_avx512};
+        found[count++] = Variant{"avx512", &escc_kernel_avx512};
     if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("bmi2") && __builtin_cpu_supports("popcnt"))
-        found[count++] = Variant{"avx2", escc_conv_timing_avx2, escc_recompose_avx2, escc_pack_avx2};
+        found[count++] = Variant{"avx2", &escc_kernel_avx2};
 #endif
-    found[count++] = Variant{"baseline", escc_conv_timing_baseline, escc_recompose_baseline, escc_pack_baseline};
+    found[count++] = Variant{"baseline", &escc_kernel_baseline};
     return count;
 }
 
@@ -125,21 +123,16 @@ struct TwoLevelReader {
     }
 };
 
-template <class Reader>
-int64_t end_of_rows(Reader rows, int64_t outs) {
-    for (int64_t k = 0; k < outs; k++)
-        if (!rows.next()) return -1;
-    return rows.offset;
-}
-
 }  // namespace
 
 // Bytes of the row streams at the start of `data`; -1: they are no such streams.
 ESCC_PUBLIC int64_t escc_stream_bytes(
-    const uint8_t *data, int64_t size, int64_t outs, int64_t chans, int64_t bases, int64_t two_level) {
+    int64_t variant, const uint8_t *data, int64_t size, int64_t outs, int64_t chans, int64_t bases, int64_t two_level) {
     if (outs < 1 || chans < 1 || bases < 1 || (two_level && bases > TwoLevelReader::MOST_BASES)) return -1;
+    Variant found[4];
+    if (variant < 0 || variant >= variants(found)) return -1;
     return two_level ? end_of_rows(TwoLevelReader{data, size, chans, bases}, outs)
-                     : end_of_rows(RowReader{data, size, chans * bases}, outs);
+                     : found[variant].kernel->stream_bytes(data, size, outs, chans * bases);
 }
 
 // The two-level row streams at the start of `data` as plain ones, in the `room` bytes of `flat`, which are all
@@ -185,7 +178,7 @@ ESCC_PUBLIC int escc_recompose_streams(
     const int8_t *kernels, float *weights, int64_t *sizes) {
     Variant found[4];
     if (variant < 0 || variant >= variants(found)) return STATUS_BAD_PARAMETER;
-    return found[variant].recompose(data, size, outs, chans, bases, chunk, kernels, weights, sizes);
+    return found[variant].kernel->recompose(data, size, outs, chans, bases, chunk, kernels, weights, sizes);
 }
 
 ESCC_PUBLIC int escc_pack_streams(
@@ -193,7 +186,7 @@ ESCC_PUBLIC int escc_pack_streams(
     int64_t rows, uint64_t *planes, int32_t *weights) {
     Variant found[4];
     if (variant < 0 || variant >= variants(found)) return STATUS_BAD_PARAMETER;
-    return found[variant].pack(data, size, outs, chans, bases, chunk, rows, planes, weights);
+    return found[variant].kernel->pack(data, size, outs, chans, bases, chunk, rows, planes, weights);
 }
 
 ESCC_PUBLIC int escc_conv_timing(
@@ -201,7 +194,39 @@ ESCC_PUBLIC int escc_conv_timing(
     Figures *figures) {
     Variant found[4];
     if (variant < 0 || variant >= variants(found) || !work || !x || !figures) return STATUS_BAD_PARAMETER;
-    return found[variant].function(work, x, planes, weights, nullptr, figures);
+    return found[variant].kernel->conv_timing(work, x, planes, weights, nullptr, figures);
+}
+
+// count_signs of streams.h.
+ESCC_PUBLIC int escc_count_signs(
+    int64_t variant, const uint8_t *data, int64_t size, int64_t outs, int64_t chans, int64_t bases, int64_t chunk,
+    int64_t *positive, int64_t *negative) {
+    Variant found[4];
+    if (variant < 0 || variant >= variants(found)) return STATUS_BAD_PARAMETER;
+    return found[variant].kernel->signs(data, size, outs, chans, bases, chunk, positive, negative);
+}
+
+// What maps.h has. Python asks for the names of the parameters.
+ESCC_PUBLIC const char *escc_finish_fields() { return ESCC_FINISH(ESCC_NAME); }
+ESCC_PUBLIC const char *escc_fill_fields() { return ESCC_FILL(ESCC_NAME); }
+
+ESCC_PUBLIC int escc_finish(int64_t variant, const Finish *work) {
+    Variant found[4];
+    if (variant < 0 || variant >= variants(found)) return STATUS_BAD_PARAMETER;
+    return found[variant].kernel->finish(work);
+}
+
+ESCC_PUBLIC int escc_fill(int64_t variant, const Fill *work) {
+    Variant found[4];
+    if (variant < 0 || variant >= variants(found)) return STATUS_BAD_PARAMETER;
+    return found[variant].kernel->fill(work);
+}
+
+ESCC_PUBLIC int64_t escc_count_nonzeros(
+    int64_t variant, const uint8_t *x, int64_t rows, int64_t cols, int64_t chans, int64_t x_row, int64_t x_col) {
+    Variant found[4];
+    if (variant < 0 || variant >= variants(found)) return -1;
+    return found[variant].kernel->count(x, rows, cols, chans, x_row, x_col);
 }
 
 // escc_conv_timing of `count` instructions of one image each, with what is kept of those of the form combine
@@ -213,7 +238,7 @@ ESCC_PUBLIC void escc_conv_timings(
     Variant found[4];
     const bool known = variant >= 0 && variant < variants(found);
     for (int64_t i = 0; i < count; i++)
-        status[i] = known ? found[variant].function(works + i, x[i], planes[i], weights[i], kept[i], figures + i)
+        status[i] = known ? found[variant].kernel->conv_timing(works + i, x[i], planes[i], weights[i], kept[i], figures + i)
                           : STATUS_BAD_PARAMETER;
 }
 

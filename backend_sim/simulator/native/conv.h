@@ -291,8 +291,9 @@ int conv_image(
 
 template <int WORDS>
 int conv_timing(
-    const Work &w, const uint8_t *x, const uint64_t *planes, const int32_t *weights, Kept *kept,
+    const Work *work, const uint8_t *x, const uint64_t *planes, const int32_t *weights, Kept *kept,
     Figures *figures) {
+    const Work &w = *work;
     const bool known = kept && kept->filled;
     if (!valid(w) || (kept && (w.form != 0 || w.images > 1))) return STATUS_BAD_PARAMETER;
     if (!known && (!x || (w.form == 0 && (!planes || !weights)))) return STATUS_BAD_PARAMETER;

@@ -1,5 +1,6 @@
 // The engine for one instruction set; the flags it is compiled with are in setup.py.
 #include "conv.h"
+#include "maps.h"
 #include "streams.h"
 
 ESCC_KERNEL(avx512, 8)

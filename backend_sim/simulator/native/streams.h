@@ -112,6 +112,18 @@ struct RowReader {
     }
 };
 
+// Where the last of the rows ends; -1: they are no rows.
+template <class Reader>
+int64_t end_of_rows(Reader rows, int64_t outs) {
+    for (int64_t k = 0; k < outs; k++)
+        if (!rows.next()) return -1;
+    return rows.offset;
+}
+
+inline int64_t stream_bytes(const uint8_t *data, int64_t size, int64_t outs, int64_t length) {
+    return end_of_rows(RowReader{data, size, length}, outs);
+}
+
 // Adds `size` times the coefficients of a run to `weights` of its channels.
 inline void add_run(float *weights, int64_t count, float size, uint64_t mask, uint64_t negative) {
 #if defined(__AVX512F__)
@@ -151,6 +163,22 @@ inline int recompose(
             for (; c < stop; c++) sum += (int32_t)(weights[c] < 0 ? -weights[c] : weights[c]);
             sizes[k] += sum;
         }
+    }
+    return STATUS_OK;
+}
+
+// Positive and negative coefficients of every output and basis, [outs][bases], which are all zeros.
+inline int count_signs(
+    const uint8_t *data, int64_t size, int64_t outs, int64_t chans, int64_t bases, int64_t chunk, int64_t *positive,
+    int64_t *negative) {
+    if (outs < 1 || chans < 1 || bases < 1 || chunk < 1) return STATUS_BAD_PARAMETER;
+    RowReader rows = {data, size, chans * bases};
+    for (int64_t k = 0; k < outs; k++, positive += bases, negative += bases) {
+        if (!rows.next()) return STATUS_BAD_PARAMETER;
+        rows.runs(chans, bases, chunk, [&](int64_t, int64_t, int64_t m, uint64_t mask, uint64_t minus) {
+            positive[m] += bits_in(mask & ~minus);
+            negative[m] += bits_in(minus);
+        });
     }
     return STATUS_OK;
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from escc.backend_sim.simulator.timing.conv_timing import Convolution, conv_timing
 from escc.backend_sim.simulator.timing.engines import Codec, Engine, NumpyEngine, make_engine
+from escc.backend_sim.simulator.timing.native_maps import NativeMaps
 from escc.backend_sim.simulator.timing.work import ConvTiming, ConvWork, RowStreams, Ternary, TimingArch
 
 __all__ = [
@@ -12,6 +13,7 @@ __all__ = [
     "ConvWork",
     "Convolution",
     "Engine",
+    "NativeMaps",
     "NumpyEngine",
     "RowStreams",
     "Ternary",

@@ -11,6 +11,7 @@ import numpy.typing as npt
 from escc.backend_sim.simulator.timing.conv_timing import Convolution, conv_timings
 from escc.backend_sim.simulator.timing.load import Order, weights_of_channels
 from escc.backend_sim.simulator.timing.native import MissingLibraryError, NativeEngine
+from escc.backend_sim.simulator.timing.native_maps import NativeMaps
 from escc.backend_sim.simulator.timing.work import ConvTiming, ConvWork, Ternary, TimingArch
 from escc.errors import EsccError
 from escc.isa.sparsemap import decode_row_streams, row_offsets
@@ -70,9 +71,35 @@ class Codec(Protocol):
         """
         ...
 
+    def signs(
+        self,
+        buffer: npt.NDArray[np.uint8],
+        outs: int,
+        chans: int,
+        bases: int,
+        chunk: int,
+        *,
+        two_level: bool = False,
+    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]] | None:
+        """How many coefficients of every output and basis are 1, and how many are -1.
+
+        Returns:
+            (outs, bases) each; None if no way is quicker than over the decoded coefficients.
+
+        Raises:
+            EsccError: see `decode`.
+        """
+        ...
+
 
 class Engine(Codec, Protocol):
-    """Times convolutions and reads coefficients; all engines give the same."""
+    """Times convolutions and reads coefficients; all engines give the same.
+
+    ``maps``: what does the inner loops of the functional path; None: numpy.
+    """
+
+    @property
+    def maps(self) -> NativeMaps | None: ...
 
     @property
     def name(self) -> str:
@@ -110,6 +137,7 @@ class NumpyEngine:
     """The definition itself."""
 
     name = "numpy"
+    maps: NativeMaps | None = None
 
     def conv_timing(
         self,
@@ -156,6 +184,18 @@ class NumpyEngine:
         bases: int,
         chunk: int,
         kernels: npt.NDArray[np.int8],
+        *,
+        two_level: bool = False,
+    ) -> None:
+        """See `Codec`."""
+
+    def signs(
+        self,
+        buffer: npt.NDArray[np.uint8],
+        outs: int,
+        chans: int,
+        bases: int,
+        chunk: int,
         *,
         two_level: bool = False,
     ) -> None:

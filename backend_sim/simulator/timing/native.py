@@ -19,6 +19,7 @@ import numpy.typing as npt
 from escc.backend_sim.simulator import native
 from escc.backend_sim.simulator.timing.conv_timing import Convolution, check_shapes
 from escc.backend_sim.simulator.timing.geometry import plan
+from escc.backend_sim.simulator.timing.native_maps import FILL, FINISH, NativeMaps
 from escc.backend_sim.simulator.timing.work import ConvTiming, ConvWork, Ternary, TimingArch
 from escc.errors import EsccError
 from escc.isa.sparsemap import decode_row_streams, row_offsets, smallest_row_streams
@@ -82,17 +83,26 @@ def library() -> ctypes.CDLL:
             *[ctypes.c_void_p] * 2,
         ]
         loaded.escc_timeline.restype = ctypes.c_int64
-        loaded.escc_stream_bytes.argtypes = [ctypes.c_void_p, *[ctypes.c_int64] * 5]
+        loaded.escc_stream_bytes.argtypes = [ctypes.c_int64, ctypes.c_void_p, *[ctypes.c_int64] * 5]
         loaded.escc_stream_bytes.restype = ctypes.c_int64
         stream = [ctypes.c_void_p, *[ctypes.c_int64] * 5]
         loaded.escc_decode_streams.argtypes = [*stream, *[ctypes.c_void_p] * 2]
         loaded.escc_recompose_streams.argtypes = [ctypes.c_int64, *stream, *[ctypes.c_void_p] * 3]
         loaded.escc_pack_streams.argtypes = [ctypes.c_int64, *stream, ctypes.c_int64, *[ctypes.c_void_p] * 2]
         loaded.escc_flatten_streams.argtypes = [*stream, ctypes.c_void_p, ctypes.c_int64, ctypes.c_void_p]
+        loaded.escc_count_signs.argtypes = [ctypes.c_int64, *stream, *[ctypes.c_void_p] * 2]
+        for name in ("escc_finish_fields", "escc_fill_fields"):
+            getattr(loaded, name).restype = ctypes.c_char_p
+        for name in ("escc_finish", "escc_fill"):
+            getattr(loaded, name).argtypes = [ctypes.c_int64, ctypes.c_void_p]
+        loaded.escc_count_nonzeros.argtypes = [ctypes.c_int64, ctypes.c_void_p, *[ctypes.c_int64] * 5]
+        loaded.escc_count_nonzeros.restype = ctypes.c_int64
+        maps = _names(loaded.escc_finish_fields()), _names(loaded.escc_fill_fields())
         parameters, figures = _names(loaded.escc_fields()), _names(loaded.escc_figures())
     except (OSError, AttributeError) as error:
         raise MissingLibraryError(f"{LIBRARY.name} cannot be loaded: {error}") from None
-    if set(parameters) != {*_ARCH, *_WORK, *_OTHERS} or figures != [f.name for f in fields(ConvTiming)]:
+    known = {*_ARCH, *_WORK, *_OTHERS}, [f.name for f in fields(ConvTiming)], ([*FINISH], [*FILL])
+    if (set(parameters), figures, maps) != known:
         raise MissingLibraryError(f"{LIBRARY.name} was built from other sources than these")
     return loaded
 
@@ -161,6 +171,7 @@ class NativeEngine:
         self.name = f"native-{chosen}"
         self._variant = names.index(chosen)
         self._wide = wide
+        self.maps = NativeMaps(library(), self._variant)
 
     def planes(self, ternary: Ternary, rows: int) -> Planes:
         """The coefficients packed for blocks of ``rows`` rows; packed once and kept."""
@@ -301,7 +312,9 @@ class NativeEngine:
             EsccError: see there.
         """
         data = np.ascontiguousarray(buffer)
-        size = library().escc_stream_bytes(_address(data), data.size, outs, chans, bases, int(two_level))
+        size = library().escc_stream_bytes(
+            self._variant, _address(data), data.size, outs, chans, bases, int(two_level)
+        )
         # the definition finds the words for what is wrong
         return size if size >= 0 else row_offsets(data, outs, chans, bases, two_level=two_level)[-1]
 
@@ -342,6 +355,39 @@ class NativeEngine:
             decode_row_streams(buffer, outs, chans, bases, chunk, two_level=two_level)
         raise_status(status, None)
         return weights, sizes
+
+    def signs(
+        self,
+        buffer: npt.NDArray[np.uint8],
+        outs: int,
+        chans: int,
+        bases: int,
+        chunk: int,
+        *,
+        two_level: bool = False,
+    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """See `escc.backend_sim.simulator.timing.engines.Codec`.
+
+        Raises:
+            EsccError: see `decode`.
+        """
+        data, _ = self._flat(buffer, outs, chans, bases, chunk, two_level=two_level)
+        positive, negative = np.zeros((2, outs, bases), np.int64)
+        status = library().escc_count_signs(
+            self._variant,
+            _address(data),
+            data.size,
+            outs,
+            chans,
+            bases,
+            chunk,
+            _address(positive),
+            _address(negative),
+        )
+        if status:
+            decode_row_streams(buffer, outs, chans, bases, chunk, two_level=two_level)
+        raise_status(status, None)
+        return positive, negative
 
     def _flat(
         self,

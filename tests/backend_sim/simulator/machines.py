@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from tests.backend_sim.timing.engines import narrow_engines
 
 from escc.backend_sim.simulator.execute import execute
 from escc.backend_sim.simulator.memory import Memory
@@ -17,6 +18,7 @@ from escc.isa.program import MapDescriptor, Program
 from escc.isa.registers import UnitRegisters
 from escc.isa.sequence import expand
 
+ENGINES = narrow_engines()
 SMALL = Arch.default().replace(sram_kib=16)
 
 
@@ -43,14 +45,19 @@ def run_program(program: Program, memory: Memory) -> None:
 def run_one(
     mnemonic: str, registers: UnitRegisters, sram: npt.NDArray[np.uint8], arch: Arch = SMALL
 ) -> npt.NDArray[np.uint8]:
-    """Run one instruction on SRAM contents (images, bytes); the SRAM afterwards."""
+    """Run one instruction on SRAM contents (images, bytes); the SRAM after it, the same for all engines."""
     build = CodeBuilder()
     build.run(mnemonic, registers)
     program = program_of(build, arch=arch)
-    memory = Memory(program, len(sram))
-    memory.sram[:, : sram.shape[1]] = sram
-    run_program(program, memory)
-    return memory.sram[:, : sram.shape[1]].copy()
+    found: list[npt.NDArray[np.uint8]] = []
+    for engine in ENGINES:
+        memory = Memory(program, len(sram))
+        memory.sram[:, : sram.shape[1]] = sram
+        steps = list(expand(program.code))
+        execute(program, steps, memory, OperandCache(codec=engine), Workspace(engine.maps))
+        found.append(memory.sram[:, : sram.shape[1]].copy())
+        np.testing.assert_array_equal(found[-1], found[0], err_msg=engine.name)
+    return found[0]
 
 
 class Layout:

@@ -9,10 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.backend_sim.simulator.oracle import rq
+from tests.backend_sim.timing.engines import narrow_engines
 
 from escc.backend_sim.simulator.numerics import Finish, Requantizer, Residual, requantize, rescale_table
 from escc.backend_sim.simulator.workspace import Workspace
 
+ENGINES = narrow_engines()
 EDGE_SUMS = (0, 1, 2, 3, 255, (1 << 20) + 1, (1 << 24) - 1, (1 << 31) - 1)
 EDGE_MULTIPLIERS = (0, 1 << 30, (1 << 30) + 1, 3 << 29, (1 << 31) - 1, (1 << 31) - 2)
 
@@ -51,19 +53,28 @@ def applied(
     residual: tuple[np.ndarray, int, int, bool] | None = None,
     bound: int = 1 << 31,
 ) -> np.ndarray:
-    """Run a Requantizer on acc (outs, n): one row of the map per sum."""
+    """Run a Requantizer on acc (outs, n): one row of the map per sum; every engine, to the same bytes."""
     outs, count = acc.shape
     requantizer = Requantizer(*records.T.copy())
-    out = np.zeros((1, count, 1, outs), np.uint8)
-    typed = out.view(np.int8) if signed else out
     second = None
     if residual is not None:
         values, multiplier, shift, res_signed = residual
         table = rescale_table(multiplier, shift, res_signed).astype(np.float64)
         second = Residual(values.reshape(1, count, 1, outs), table, int(np.abs(table).max()))
     given_acc = np.ascontiguousarray(acc.T.reshape(1, count, 1, outs), np.float64)
-    requantizer.apply(given_acc, bound, finish, second, typed, Workspace())
-    return typed[0, :, 0].T
+    found: list[np.ndarray] = []
+    for engine in ENGINES:
+        # bytes in between belong to something else
+        held = np.full((1, count, 2, outs + 3), 77, np.uint8)
+        out = held[:, :, 1:, 1:-2]
+        typed = out.view(np.int8) if signed else out
+        requantizer.apply(given_acc, bound, finish, second, typed, Workspace(engine.maps))
+        found.append(held)
+        np.testing.assert_array_equal(held, found[0], err_msg=engine.name)
+        assert (held[:, :, 0] == 77).all()
+        assert (held[..., [0, -2, -1]] == 77).all()
+    result = found[0][0, :, 1, 1:-2].T
+    return result.view(np.int8) if signed else result
 
 
 def expected(

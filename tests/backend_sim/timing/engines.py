@@ -28,3 +28,8 @@ def native_engines() -> list[Engine]:
 def engines() -> list[Engine]:
     """All engines."""
     return [NumpyEngine(), *native_engines()]
+
+
+def narrow_engines() -> list[Engine]:
+    """All engines, native ones only with their usual width."""
+    return [NumpyEngine(), *(map(NativeEngine, variants()) if native_is_there() else ())]
