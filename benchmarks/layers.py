@@ -9,13 +9,20 @@ from benchmarks.golden import DrawnCodes, Snapped, drawn_bytes, drawn_weight
 from benchmarks.shapes import Layer
 from escc.driver import CompileOptions, compile_module, default_pipeline, import_model
 from escc.ir.passes import Pass
+from escc.isa.arch import Arch
 from escc.isa.program import Program
 from escc.passes.calibrate import Calibrate
 from escc.passes.decompose_kernels import DecomposeKernels
 
 
-def layer_program(layer: Layer, seed: int = 1) -> Program:
-    """The program of a layer on the default machine; from quantisation on it is the default pipeline's."""
+def layer_program(layer: Layer, arch: Arch | None = None, seed: int = 1) -> Program:
+    """The program of a layer; from quantisation on it is the default pipeline's.
+
+    Args:
+        layer: sizes and densities.
+        arch: the default machine if None.
+        seed: of codes and weights.
+    """
     import torch
     from torch import nn
 
@@ -35,7 +42,8 @@ def layer_program(layer: Layer, seed: int = 1) -> Program:
         elif isinstance(item, Calibrate):
             item = Snapped()
         passes.append(item)
-    done = compile_module(module, calibration=layer_images(layer, 1).astype(np.float32), passes=passes)
+    images = layer_images(layer, 1).astype(np.float32)
+    done = compile_module(module, arch=arch, calibration=images, passes=passes)
     assert done.program is not None
     return done.program
 
