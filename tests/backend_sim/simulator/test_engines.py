@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
+import numpy.typing as npt
 import pytest
 from tests.backend_sim.simulator.networks import network
+from tests.backend_sim.timing import oracle
 from tests.backend_sim.timing.engines import native_is_there
 
-from escc.backend_sim.simulator import random_images, simulate
-from escc.backend_sim.simulator.timing import native
+from escc.backend_sim.simulator import random_images, runner, simulate
+from escc.backend_sim.simulator.timing import Convolution, ConvTiming, NumpyEngine, TimingArch, native
 from escc.cli import run
 from escc.demo.assets import INPUT_SHAPE, load_data, load_network
 from escc.driver import CompileOptions, compile_module, import_model
@@ -28,18 +32,51 @@ def figures(program: Program, images: Any, engine: str) -> dict[str, Any]:
     }
 
 
-@needs_library
-def test_every_layer_of_the_demo_network() -> None:
-    """All instructions of ResNet-20 on real images: cycles, causes, events and energy of every layer."""
+@cache
+def demo() -> tuple[Program, npt.NDArray[Any]]:
+    """The demo network compiled, and its test images."""
     data = load_data()
     module = import_model(load_network(), input_shape=INPUT_SHAPE)
     options = CompileOptions(refine=False)
     program = compile_module(module, calibration=data.calibration[:8], options=options).program
     assert program is not None
-    wanted = figures(program, data.images[:2], "numpy")
+    return program, data.images
+
+
+@needs_library
+def test_every_layer_of_the_demo_network() -> None:
+    """All instructions of ResNet-20 on real images: cycles, causes, events and energy of every layer."""
+    program, images = demo()
+    wanted = figures(program, images[:2], "numpy")
     assert len(wanted["layers"]) > 20
     for variant in native.variants():
-        assert figures(program, data.images[:2], f"native-{variant}") == wanted
+        assert figures(program, images[:2], f"native-{variant}") == wanted
+
+
+class Recorder(NumpyEngine):
+    """Keeps what it was asked for, and its answers."""
+
+    def __init__(self) -> None:
+        self.timed: list[tuple[Convolution, ConvTiming]] = []
+
+    def conv_timings(self, arch: TimingArch, convolutions: Sequence[Convolution]) -> list[ConvTiming]:
+        timings = super().conv_timings(arch, convolutions)
+        self.timed += zip(convolutions, timings, strict=True)
+        return timings
+
+
+def test_the_demo_network_cycle_by_cycle(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every convolution of ResNet-20 in full, on a real image, against the model that steps from cycle to
+    cycle; `test_every_layer_of_the_demo_network` holds the native engine to the same."""
+    program, images = demo()
+    recorder = Recorder()
+    monkeypatch.setattr(runner, "make_engine", lambda name: recorder)
+    simulate(program, images[:1])
+    assert len(recorder.timed) >= 20
+    for (work, x, ternary), timing in recorder.timed:
+        mask = None if ternary is None else ternary.mask.tolist()
+        wanted = oracle.image_timing(program.arch, work, (x[0] != 0).tolist(), mask)
+        assert {name: int(values[0]) for name, values in vars(timing).items()} == wanted, work
 
 
 @needs_library

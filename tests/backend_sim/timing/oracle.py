@@ -97,16 +97,16 @@ def split(count: int, parts: int) -> list[int]:
 
 
 def taps_on(work: Any, iy: int, ix: int, first: int, stop: int) -> int:
-    """Taps of position (iy, ix) that land on an output of rows first..stop-1."""
-    taps = 0
+    """Taps of position (iy, ix) that land on an output of rows first..stop-1: those along the rows that do,
+    times those along the columns."""
+    down = across = 0
     for r in range(work.kernel_h):
-        for s in range(work.kernel_w):
-            for oy in range(first, stop):
-                for ox in range(work.y_cols):
-                    y = oy * work.stride_h - work.pad_top + r * work.dil_h
-                    x = ox * work.stride_w - work.pad_left + s * work.dil_w
-                    taps += y == iy and x == ix
-    return taps
+        for oy in range(first, stop):
+            down += oy * work.stride_h - work.pad_top + r * work.dil_h == iy
+    for s in range(work.kernel_w):
+        for ox in range(work.y_cols):
+            across += ox * work.stride_w - work.pad_left + s * work.dil_w == ix
+    return down * across
 
 
 def needed_rows(work: Any, first: int, stop: int) -> list[int]:
@@ -138,8 +138,8 @@ def combine_position(
     for begin in range(0, work.chans, arch.chunk):
         channels = range(begin, min(begin + arch.chunk, work.chans))
         units = [0] * arch.units
+        active = [bool(pixel[c]) for c in channels]
         for m in range(work.bases):
-            active = [bool(pixel[c]) for c in channels]
             coefficient = [bool(mask[k][c][m]) for c in channels]
             vectors = diluted_vectors(active, coefficient, arch.lanes)
             cycles = issue_cycles(arch, vectors)
