@@ -21,8 +21,8 @@ help:
 setup: $(INSTALLED)
 
 # Again only when what is installed could differ: the code itself is linked, not copied.
-# The native engine is built with it; without a compiler escc is complete all the same, only slower.
-$(INSTALLED): pyproject.toml constraints.txt setup.py $(wildcard backend_sim/simulator/native/*.cpp backend_sim/simulator/native/*.h)
+# The native libraries are built with it; without a compiler escc is complete all the same, only slower.
+$(INSTALLED): pyproject.toml constraints.txt setup.py $(wildcard backend_sim/simulator/native/*.cpp backend_sim/simulator/native/*.h passes/math/native/*.cpp)
 	@if [ -z "$(PYTHON)" ] || ! "$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then \
 		echo "error: escc needs Python 3.11 or newer, and $(or $(PYTHON),no python here) is not: make PYTHON=/path/to/python3.11" >&2; exit 1; fi
 	@if ! $(BIN)/python -m pip --version >/dev/null 2>&1; then \
@@ -56,5 +56,5 @@ hooks: $(INSTALLED)
 	$(BIN)/pre-commit install
 
 clean:
-	rm -rf $(VENV) build dist backend_sim/simulator/native/kernel.so .pytest_cache .ruff_cache .hypothesis src/escc.egg-info
+	rm -rf $(VENV) build dist backend_sim/simulator/native/kernel.so passes/math/native/coding.so .pytest_cache .ruff_cache .hypothesis src/escc.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

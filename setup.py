@@ -1,8 +1,8 @@
-"""The native timing engine, built when there is a C++ compiler; pyproject.toml says everything else.
+"""The native libraries, built when there is a C++ compiler; pyproject.toml says everything else.
 
-One shared library with a plain C interface, the same kernel compiled once per instruction set. It needs
-neither Python's headers nor another package, and an installation without it is complete: the numpy engine
-gives the same figures.
+The timing engine is one shared library with a plain C interface, the same kernel compiled once per
+instruction set; exact coding is another one, of a single source. They need neither Python's headers nor
+another package, and an installation without them is complete: numpy gives the same figures and codes.
 """
 
 from __future__ import annotations
@@ -23,6 +23,13 @@ AVX512 = [*AVX2, "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mprefe
 X86 = platform.machine().lower() in ("x86_64", "amd64") and sys.maxsize > 2**32
 PORTABLE: dict[str, list[str]] = {"api.cpp": [], "kernel_baseline.cpp": []}
 SOURCES = PORTABLE | ({"kernel_avx2.cpp": AVX2, "kernel_avx512.cpp": AVX512} if X86 else {})
+CODING = Path("passes/math/native")
+CODING_NAME = "escc.passes.math.native.coding"
+# scores are compared with numpy's, which rounds products
+LIBRARIES = {
+    NAME: (FOLDER, SOURCES),
+    CODING_NAME: (CODING, {"coding.cpp": ["-ffp-contract=off"]}),
+}
 
 
 class BuildKernel(build_ext):
@@ -36,9 +43,10 @@ class BuildKernel(build_ext):
         """Compile and link; an error only leaves the library out, for the extension is optional."""
         compiler = self.compiler
         objects: list[str] = []
-        for name, flags in SOURCES.items():
+        folder, sources = LIBRARIES[ext.name]
+        for name, flags in sources.items():
             objects += compiler.compile(
-                [str(FOLDER / name)],
+                [str(folder / name)],
                 output_dir=self.build_temp,
                 macros=[("ESCC_X86", "1")] if X86 else [],
                 extra_postargs=[*COMMON, *flags],
@@ -51,11 +59,12 @@ class BuildKernel(build_ext):
 setup(
     ext_modules=[
         Extension(
-            NAME,
-            sources=[str(FOLDER / name) for name in SOURCES],
-            depends=[str(path) for path in sorted(FOLDER.glob("*.h"))],
+            name,
+            sources=[str(folder / source) for source in sources],
+            depends=[str(path) for path in sorted(folder.glob("*.h"))],
             optional=True,
         )
+        for name, (folder, sources) in LIBRARIES.items()
     ],
     cmdclass={"build_ext": BuildKernel},
 )

@@ -1,7 +1,7 @@
 """Build the sdist, the wheel from that sdist, and try the wheel as somebody would who only has the wheel.
 
 Checked: every file of the package that git tracks is in the wheel (but the C++ sources, which the sdist has)
-and nothing else is, but the library made of those sources where there is a compiler; the wheel installs
+and nothing else is, but the libraries made of those sources where there is a compiler; the wheel installs
 into a fresh virtual environment; every module imports there, every pass registers, the command runs. The
 libraries come from the environment this script runs in (installing torch twice would only cost time).
 """
@@ -20,7 +20,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 LINKED = ("frontend", "passes", "isa", "backend_sim")
 SOURCES = (".cpp", ".h")
-LIBRARY = "escc/backend_sim/simulator/native/kernel.so"
+LIBRARIES = {"escc/backend_sim/simulator/native/kernel.so", "escc/passes/math/native/coding.so"}
 COMPILERS = ("c++", "g++", "clang++")
 
 TRY = """
@@ -32,8 +32,9 @@ home = Path(escc.__file__).parent
 assert home.is_relative_to(sys.prefix), f"{home} is not the installed wheel"
 names = [item.name for item in pkgutil.walk_packages([str(home)], "escc.")]
 for name in names:
-    # the native kernel is a library for ctypes, no module, though it lies there like one
-    if name not in ("escc.__main__", "escc.backend_sim.simulator.native.kernel"):
+    # the native libraries are for ctypes, no modules, though they lie there like some
+    libraries = ("escc.backend_sim.simulator.native.kernel", "escc.passes.math.native.coding")
+    if name not in ("escc.__main__", *libraries):
         importlib.import_module(name)
 passes = [entry.load() for entry in entry_points(group="escc.passes") if entry.value.startswith("escc.")]
 assert passes, "no pass is registered"
@@ -59,7 +60,7 @@ def expected_files() -> set[str]:
 
 def compare(expected: set[str], shipped: set[str]) -> list[str]:
     """One line for each file that is missing from the wheel or has no business in it."""
-    package = {name for name in shipped if not name.partition("/")[0].endswith(".dist-info")} - {LIBRARY}
+    package = {name for name in shipped if not name.partition("/")[0].endswith(".dist-info")} - LIBRARIES
     return [f"missing from the wheel: {name}" for name in sorted(expected - package)] + [
         f"in the wheel but not a tracked file: {name}" for name in sorted(package - expected)
     ]
@@ -84,8 +85,8 @@ def main() -> None:
             shipped = set(archive.namelist())
         if problems := compare(expected_files(), shipped):
             sys.exit("\n".join(problems))
-        if any(map(shutil.which, COMPILERS)) and LIBRARY not in shipped:
-            sys.exit(f"there is a compiler, but the wheel has no {LIBRARY}")
+        if any(map(shutil.which, COMPILERS)) and (lacking := LIBRARIES - shipped):
+            sys.exit(f"there is a compiler, but the wheel has no {min(lacking)}")
         for needed in ("LICENSE", "NOTICE"):
             if not any(entry.endswith(f".dist-info/licenses/{needed}") for entry in shipped):
                 sys.exit(f"missing from the wheel: {needed}")

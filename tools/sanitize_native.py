@@ -1,7 +1,7 @@
-"""Run the native kernel's tests on a build with AddressSanitizer and UndefinedBehaviorSanitizer.
+"""Run the native libraries' tests on a build with AddressSanitizer and UndefinedBehaviorSanitizer.
 
-``python tools/sanitize_native.py`` builds the library of ``setup.py``'s sources and flags in build/sanitized,
-and runs the tests of the library, of reuse and a part of the 2,000 random convolutions on it, in every
+``python tools/sanitize_native.py`` builds the libraries of ``setup.py`` in build/sanitized,
+and runs the tests of the libraries, of reuse and a part of the 2,000 random convolutions on it, in every
 instruction set of this processor. Needs g++ with its sanitizers' libraries; a minute or two.
 """
 
@@ -15,9 +15,10 @@ from pathlib import Path
 from unittest.mock import patch
 
 ROOT = Path(__file__).resolve().parent.parent
-LIBRARY = ROOT / "build" / "sanitized" / "kernel.so"
+FOLDER = ROOT / "build" / "sanitized"
 FLAGS = ["-fPIC", "-shared", "-g", "-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
 TESTS = [
+    "tests/passes/test_native_coding.py",
     "tests/backend_sim/timing/test_native.py",
     "tests/backend_sim/timing/test_reuse.py",
     *(f"tests/backend_sim/timing/test_equal.py::test_random_convolutions[{batch}]" for batch in range(8)),
@@ -27,7 +28,9 @@ import sys
 from pathlib import Path
 import pytest
 from escc.backend_sim.simulator.timing import native
-native.LIBRARY = Path(sys.argv[1])
+from escc.passes.math import native_coding
+native.LIBRARY = Path(sys.argv[1]) / "kernel.so"
+native_coding.LIBRARY = Path(sys.argv[1]) / "coding.so"
 sys.exit(pytest.main(["-q", "-p", "no:xdist", "-p", "no:cacheprovider", *sys.argv[2:]]))
 """
 
@@ -36,18 +39,20 @@ def build() -> None:
     """Compile and link, each source with the flags of its instruction set."""
     with patch("setuptools.setup"):
         settings = runpy.run_path(str(ROOT / "setup.py"))
-    LIBRARY.parent.mkdir(parents=True, exist_ok=True)
+    FOLDER.mkdir(parents=True, exist_ok=True)
     defined = ["-DESCC_X86=1"] if settings["X86"] else []
-    objects: list[str] = []
-    for name, flags in settings["SOURCES"].items():
-        target = LIBRARY.parent / f"{Path(name).stem}.o"
-        source = ROOT / settings["FOLDER"] / name
-        # the optimisation level of a sanitised build, the rest as ever
-        common = [flag for flag in settings["COMMON"] if not flag.startswith(("-O", "-g"))]
-        command = ["g++", *common, *FLAGS, *flags, *defined, "-c", str(source), "-o", str(target)]
-        subprocess.run([word for word in command if word != "-shared"], check=True, cwd=ROOT)
-        objects.append(str(target))
-    subprocess.run(["g++", *FLAGS, *objects, "-o", str(LIBRARY)], check=True, cwd=ROOT)
+    for library, (folder, sources) in settings["LIBRARIES"].items():
+        objects: list[str] = []
+        for name, flags in sources.items():
+            target = FOLDER / f"{Path(name).stem}.o"
+            # the optimisation level of a sanitised build, the rest as ever
+            common = [flag for flag in settings["COMMON"] if not flag.startswith(("-O", "-g"))]
+            command = ["g++", *common, *FLAGS, *flags, *defined, "-c", str(ROOT / folder / name)]
+            command = [word for word in command if word != "-shared"]
+            subprocess.run([*command, "-o", str(target)], check=True, cwd=ROOT)
+            objects.append(str(target))
+        whole = FOLDER / f"{library.rpartition('.')[2]}.so"
+        subprocess.run(["g++", *FLAGS, *objects, "-o", str(whole)], check=True, cwd=ROOT)
 
 
 def main(tests: list[str]) -> int:
@@ -60,7 +65,7 @@ def main(tests: list[str]) -> int:
         "ASAN_OPTIONS": "detect_leaks=0",
         "PYTHONPATH": str(ROOT),
     }
-    command = [sys.executable, "-c", CHILD, str(LIBRARY), *(tests or TESTS)]
+    command = [sys.executable, "-c", CHILD, str(FOLDER), *(tests or TESTS)]
     return subprocess.run(command, env=environment, cwd=ROOT).returncode
 
 

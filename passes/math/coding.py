@@ -6,8 +6,8 @@ A kernel w with projections beta = B w and the bases' Gram matrix G = B B^T is c
     c . beta - c G c / 2 - mu nnz(c).
 
 As only the first term changes with the sign of c, half of the codes is enough: |c . beta| takes its place and
-the sign is put back afterwards. Scores are computed in tiles that stay in cache: one small matrix product and
-a running arg max, never an array of all kernels by all codes.
+the sign is put back afterwards. Without the native library, scores are computed in tiles that stay in cache:
+one small matrix product and a running arg max, never an array of all kernels by all codes.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from escc.passes.math import native_coding
 
 Array = NDArray[Any]
 Float = NDArray[np.float64]
@@ -63,7 +65,7 @@ def codewords(bases: int) -> Codes:
 
 
 def encode(beta: Array, gram: Array, penalty: Array) -> Codes:
-    """The best code of every kernel, exactly (in float32).
+    """The best code of every kernel, exactly (in float32), by the native library where it was built.
 
     Args:
         beta: (K, C, d) projections of the kernels of output channel k, in units of that channel's scale.
@@ -73,12 +75,19 @@ def encode(beta: Array, gram: Array, penalty: Array) -> Codes:
     Returns:
         int8 (K, C, d).
     """
+    table = codewords(beta.shape[2])
+    energy = 0.5 * np.einsum("jm,jm->j", table @ np.asarray(gram, dtype=np.float64), table)
+    found = native_coding.encode(beta, penalty, table, energy.astype(np.float32))
+    return encode_numpy(beta, energy, penalty) if found is None else found
+
+
+def encode_numpy(beta: Array, energy: Array, penalty: Array) -> Codes:
+    """:func:`encode` with half of each code's energy, (J,), in place of the Gram matrix: the definition."""
     outputs, inputs, bases = beta.shape
     table, columns, count = _blocks(bases)
     blocks, _, width = columns.shape
-    energy = np.einsum("jm,jm->j", table @ np.asarray(gram, dtype=np.float64), table)
     half_energy = np.full(blocks * width, np.inf, dtype=np.float32)
-    half_energy[: len(table)] = 0.5 * energy
+    half_energy[: len(table)] = energy
     half_energy = half_energy.reshape(blocks, 1, width)
     rows = max(TILE // (blocks * width), 1)
     # whole outputs side by side, or an even part of one

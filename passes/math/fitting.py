@@ -84,7 +84,7 @@ class Fit(ABC):
 
     def error(self) -> float:
         """Squared error, relative to the energy of all kernels; 0 for kernels of zeros."""
-        return max(self._squared_error(), 0.0) / self.energy if self.energy else 0.0
+        return self._squared_error() / self.energy if self.energy else 0.0
 
     def objective(self) -> float:
         """Squared error plus penalty, per kernel: so relative to the weight's energy."""
@@ -93,7 +93,8 @@ class Fit(ABC):
 
     def _squared_error(self) -> float:
         energy, match = self._of_outputs()
-        return self.energy + float(self.scale @ (self.scale * energy - 2.0 * match))
+        # rounding can take an exact fit below zero
+        return max(self.energy + float(self.scale @ (self.scale * energy - 2.0 * match)), 0.0)
 
 
 class KernelFit(Fit):
@@ -101,6 +102,8 @@ class KernelFit(Fit):
 
     def __init__(self, rows: Single, penalty: float, bases: Float, scale: Float) -> None:
         super().__init__(rows, penalty, bases, scale)
+        # the objective is a difference of large numbers where the fit is close
+        self._wide = rows.astype(np.float64)
         self._set(np.zeros((*rows.shape[:2], len(bases)), dtype=np.int8))
 
     def _set(self, codes: Codes) -> None:
@@ -108,7 +111,7 @@ class KernelFit(Fit):
         values = codes.astype(np.float32)
         turned = values.transpose(0, 2, 1)
         self._used = (turned @ values).astype(np.float64)
-        self._match = (turned @ self.rows).astype(np.float64)
+        self._match = turned.astype(np.float64) @ self._wide
         self.nonzeros = int(np.count_nonzero(codes))
 
     def recode(self, exact: bool) -> bool:

@@ -6,11 +6,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from check_wheel import LIBRARY, compare, expected_files, run
+from check_wheel import LIBRARIES, compare, expected_files, run
 
 
 def test_missing_and_stray_files_are_named() -> None:
-    shipped = {"escc/__init__.py", "escc/stray.py", LIBRARY, "escc-1.dist-info/RECORD"}
+    shipped = {"escc/__init__.py", "escc/stray.py", *LIBRARIES, "escc-1.dist-info/RECORD"}
     assert compare({"escc/__init__.py", "escc/isa/arch_files/default.toml"}, shipped) == [
         "missing from the wheel: escc/isa/arch_files/default.toml",
         "in the wheel but not a tracked file: escc/stray.py",
