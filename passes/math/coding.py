@@ -227,6 +227,17 @@ def _starts(slopes: Float, price: Float) -> Float:
     ``slopes`` (lines,) rise, ``price`` is (lines, K). A line that is nowhere the highest starts where
     the next one does.
     """
+    begin = np.zeros(price.shape)
+    np.maximum(np.diff(price, axis=0) / np.diff(slopes)[:, None], 0.0, out=begin[1:])
+    # where neighbours cross one after the other, each is the highest in between
+    crossed = np.flatnonzero((np.diff(begin, axis=0) <= 0).any(axis=0))
+    if len(crossed):
+        begin[:, crossed] = _starts_of_any(slopes, price[:, crossed])
+    return np.ascontiguousarray(begin.T)
+
+
+def _starts_of_any(slopes: Float, price: Float) -> Float:
+    """As :func:`_starts`, of lines in any position; (lines, K)."""
     begin, end = np.zeros(price.shape), np.full(price.shape, np.inf)
     for line in range(len(slopes) - 1):
         # steeper lines overtake this one where the prices' difference is made up for
@@ -234,7 +245,7 @@ def _starts(slopes: Float, price: Float) -> Float:
         end[line] = crossing.min(axis=0)
         np.maximum(begin[line + 1 :], crossing, out=begin[line + 1 :])
     begin[begin >= end] = np.inf
-    return np.ascontiguousarray(np.minimum.accumulate(begin[::-1], axis=0)[::-1].T)
+    return np.minimum.accumulate(begin[::-1], axis=0)[::-1]
 
 
 def _best(scores: NDArray[np.float32]) -> NDArray[np.intp]:
