@@ -21,6 +21,8 @@ TESTS = [
     "tests/passes/test_native_coding.py",
     "tests/backend_sim/timing/test_native.py",
     "tests/backend_sim/timing/test_reuse.py",
+    "tests/backend_sim/simulator/test_native_maps.py",
+    "tests/backend_sim/simulator/test_numerics.py::test_random_records",
     *(f"tests/backend_sim/timing/test_equal.py::test_random_convolutions[{batch}]" for batch in range(8)),
 ]
 CHILD = """
