@@ -90,6 +90,16 @@ class Cuts:
     )
     _weights: dict[int, int] = field(default_factory=dict[int, int])
 
+    @cached_property
+    def shared_bytes(self) -> int:
+        """Bytes of the streams that every tile needs."""
+        return sum(stream.size for stream in self.layer.shared_streams())
+
+    @cached_property
+    def channel_bytes(self) -> int:
+        """Bytes of all per-channel streams."""
+        return sum(stream.size for stream in self.layer.channel_streams())
+
     def operand_rows(self, operand: int, rows: int) -> tuple[int, int]:
         """(most rows of an operand in a tile, rows over all tiles)."""
         key = (operand, rows)
@@ -221,7 +231,7 @@ def tiling_of(
         if loads > 1 and copies == 1:
             serial += model.transfer(moved, loads)
 
-    shared = sum(stream.size for stream in layer.shared_streams())
+    shared = cuts.shared_bytes
     weights = cuts.weight_tile(outs)
     if channel_count > 1 and shared:
         add("shared", shared, shared, 1, 0.0)
@@ -230,7 +240,7 @@ def tiling_of(
         held = 1 if "weights" in single else 2
         again = order == "rows" and channel_count > held
         loads = channel_count * (row_count if again else 1)
-        moved = sum(stream.size for stream in layer.channel_streams()) * (row_count if again else 1) + shared
+        moved = cuts.channel_bytes * (row_count if again else 1) + shared
         # the first tile's weights can often be fetched while the layer before runs
         add("weights", weights + shared, moved, loads, 0.5)
     for index, operand in enumerate(layer.operands):
