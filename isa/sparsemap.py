@@ -251,7 +251,8 @@ def _count_bits(view: memoryview, offset: int, start: int, stop: int) -> int:
 
 def _bits_before(view: memoryview) -> memoryview:
     """Set bits before each byte and, last, of all of them."""
-    before = np.zeros(len(view) + 1, np.int64)
+    # half the bytes to write where they are enough
+    before = np.zeros(len(view) + 1, np.int32 if 8 * len(view) < 1 << 31 else np.int64)
     np.cumsum(bit_counts(np.frombuffer(view, np.uint8)), out=before[1:])
     return before.data
 
@@ -266,9 +267,10 @@ def _whole_bytes(
         masks[row] = data[offset : offset + size]
     counts = bit_counts(masks)
     # the first sign bit of every mask byte
-    place = np.cumsum(counts, axis=1, dtype=np.int64)
+    kind = np.int32 if 8 * offsets[-1] < 1 << 31 else np.int64
+    place = np.cumsum(counts, axis=1, dtype=kind)
     place -= counts
-    place += 8 * (offsets[:-1, None] + size)
+    place += (8 * (offsets[:-1, None] + size)).astype(kind)
     # signs of a byte lie in two bytes at most; where there is no second one, none of it is asked for
     content = np.zeros(int(offsets[-1]) + 2, np.uint16)
     content[:-2] = data[: offsets[-1]]
