@@ -133,8 +133,11 @@ def check_memory(assignments: list[Assignment], homes: dict[SSAValue, Home], sra
             lifetimes[operand.value] = (lifetimes.get(operand.value, (-1, -1))[0], index)
     for index, assignment in enumerate(assignments):
         used = assignment.ranges()
+        result, residual = assignment.layer.anchor.out, assignment.layer.residual
         for value, (first, last) in lifetimes.items():
-            if homes[value].sram and first <= index <= last:
+            # a result may take the place of its layer's residual
+            replaced = value is residual and last == index and homes[value] == homes[result]
+            if homes[value].sram and first <= index <= last and not replaced:
                 used.append((homes[value].address, homes[value].address + homes[value].size))
         outside = any(low < 0 or high > align(sram_bytes) for low, high in used)
         if outside or any(a[0] < b[1] and b[0] < a[1] for a, b in combinations(used, 2)):

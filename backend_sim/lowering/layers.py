@@ -175,6 +175,13 @@ class MachineLayer:
         """True for a vector operation, False for a convolution."""
         return self.work is None
 
+    @property
+    def residual(self) -> SSAValue | None:
+        """The map that a convolution adds to its result, if it reads it for nothing else."""
+        if self.work is None or len(self.operands) < 2 or self.operands[1].value is self.operands[0].value:
+            return None
+        return self.operands[1].value
+
     def parts_of(self, first: int, stop: int) -> list[tuple[Part, int, int]]:
         """(part, first output, stop output) of every part that output channels [first, stop) touch."""
         return [

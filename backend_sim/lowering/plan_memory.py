@@ -71,7 +71,8 @@ class PlanMemory(Pass):
 
 
 def _residents(planner: Planner) -> dict[SSAValue, int]:
-    """SRAM addresses of the maps worth keeping on chip: the better of two greedy choices."""
+    """SRAM addresses of the maps worth keeping on chip: the best of the greedy choices in two orders, with
+    every result in a place of its own first: what is written in place is one more thing to wait for."""
     kept_out = {*planner.module.inputs, *planner.module.outputs}
     candidates = [
         value
@@ -89,10 +90,15 @@ def _residents(planner: Planner) -> dict[SSAValue, int]:
         return -(1 + uses[value]) / (last - first + 1), value_bytes(value)
 
     orders = [sorted(candidates, key=merit), candidates]
-    return min((_greedy(planner, order) for order in orders), key=lambda found: found[0])[1]
+    found = [_greedy(planner, order, in_place=False) for order in orders]
+    if planner.in_place and max(len(resident) for _, resident in found) < len(candidates):
+        found += [_greedy(planner, order, in_place=True) for order in orders]
+    return min(found, key=lambda choice: choice[0])[1]
 
 
-def _greedy(planner: Planner, candidates: list[SSAValue]) -> tuple[float, dict[SSAValue, int]]:
+def _greedy(
+    planner: Planner, candidates: list[SSAValue], *, in_place: bool
+) -> tuple[float, dict[SSAValue, int]]:
     """(estimated cost, SRAM addresses) when maps are taken in this order, each one only where the estimated
     cost of the whole network falls."""
     resident: dict[SSAValue, int] = {}
@@ -100,11 +106,9 @@ def _greedy(planner: Planner, candidates: list[SSAValue]) -> tuple[float, dict[S
     assert costs is not None
     best = sum(costs)
     for value in candidates:
-        values = sorted([*resident, value], key=lambda item: planner.lifetimes[item])
-        addresses = place_blocks([planner.block(item) for item in values], planner.arch.sram_bytes)
-        if addresses is None:
+        trial = planner.place([*resident, value], in_place=in_place)
+        if trial is None:
             continue
-        trial = dict(zip(values, addresses, strict=True))
         costs = planner.costs(trial)
         if costs is not None and sum(costs) < best:
             resident, best = trial, sum(costs)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from escc.backend_sim.lowering.allocator import Block, align, free_gaps, pack
+from escc.backend_sim.lowering.allocator import Block, align, free_gaps, pack, place_blocks
 from escc.backend_sim.lowering.cost import CostModel
 from escc.backend_sim.lowering.layers import MachineLayer, Range, map_bytes
 from escc.backend_sim.lowering.tiling import Cuts, Placement, Tiling, tilings
@@ -27,13 +27,16 @@ def value_bytes(value: SSAValue) -> int:
 class Planner:
     """The layers of a network with the lifetime of every map.
 
-    ``lifetimes``: (producing layer or -1 for an input, last layer that reads it) of each map.
+    ``lifetimes``: (producing layer or -1 for an input, last layer that reads it) of each map. ``in_place``:
+    results that may take the place of a map, their layer's residual: it is read value by value before the
+    result is written, and nobody reads it later.
     """
 
     module: Module
     layers: list[MachineLayer]
     arch: Arch
     lifetimes: dict[SSAValue, Range] = field(init=False)
+    in_place: dict[SSAValue, SSAValue] = field(init=False)
     _cuts: list[Cuts] = field(init=False)
     _tilings: dict[tuple[int, Placement], list[Tiling]] = field(init=False)
     _chosen: dict[tuple[int, Placement, tuple[int, ...]], Tiling | None] = field(init=False)
@@ -47,6 +50,38 @@ class Planner:
             for operand in layer.operands:
                 first, last = self.lifetimes[operand.value]
                 self.lifetimes[operand.value] = (first, max(last, index))
+        self.in_place = {}
+        for index, layer in enumerate(self.layers):
+            residual = layer.residual
+            if residual is not None and self.lifetimes[residual][1] == index:
+                self.in_place[layer.anchor.out] = residual
+
+    def place(self, values: Sequence[SSAValue], *, in_place: bool) -> dict[SSAValue, int] | None:
+        """SRAM addresses of maps that are kept there, None when they do not fit.
+
+        Args:
+            values: the maps.
+            in_place: results take the place of residuals wherever they may.
+        """
+        groups: dict[SSAValue, list[SSAValue]] = {}
+        inside = set(values)
+        for value in sorted(values, key=lambda item: self.lifetimes[item]):
+            root = value
+            while in_place and (before := self.in_place.get(root)) in inside and before is not None:
+                root = before
+            groups.setdefault(root, []).append(value)
+        blocks = [
+            Block(value_bytes(root), self.lifetimes[root][0], max(self.lifetimes[item][1] for item in group))
+            for root, group in groups.items()
+        ]
+        addresses = place_blocks(blocks, self.arch.sram_bytes)
+        if addresses is None:
+            return None
+        return {
+            value: address
+            for group, address in zip(groups.values(), addresses, strict=True)
+            for value in group
+        }
 
     def block(self, value: SSAValue) -> Block:
         """A map as a buffer with its lifetime."""
