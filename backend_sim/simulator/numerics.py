@@ -23,6 +23,8 @@ Bytes = npt.NDArray[np.uint8]
 MAX_SHIFT = 62
 EXACT = 1 << 53
 """Float64 holds every integer up to here, hence every multiple of 2^-s up to 2^(53-s)."""
+RESIDUALS_BELOW = 1 << 29
+"""Sizes of residuals that the native library takes."""
 LONG = 64
 """Channels that are long enough for an inner loop."""
 
@@ -144,7 +146,7 @@ class Requantizer:
             acc_size = int(max(acc.max(initial=0), -acc.min(initial=0)))
         if not self.float_is_exact(acc_size, bound):
             return self._apply_exact(acc, finish, residual, out)
-        if workspace.maps is not None:
+        if workspace.maps is not None and bound < RESIDUALS_BELOW:
             factor, offset, _ = self._tiled(1)
             addend = None if residual is None else (residual.values, residual.table)
             workspace.maps.finish(acc, factor, offset, finish.limits, addend, finish.table, out)

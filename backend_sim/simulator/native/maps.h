@@ -7,28 +7,44 @@
 
 namespace {
 
-inline double truncated(double value) {
-#if defined(__AVX__)
-    return __builtin_trunc(value);
-#else
-    return (double)(int64_t)value;
-#endif
+// Numbers to `low` .. `high`, which are integers, and to integers, towards zero: in either order the same.
+inline void limited(const double *from, int64_t count, double low, double high, int32_t *to) {
+    double value[64];
+    for (int64_t k = 0; k < count; k++) {
+        const double t = from[k] < low ? low : from[k];
+        value[k] = t > high ? high : t;
+    }
+    for (int64_t k = 0; k < count; k++) to[k] = (int32_t)value[k];
 }
 
-// One position: sums of `outs` outputs to bytes.
+// One position: sums of `outs` outputs to bytes, a piece at a time: loops that change the type only, or only
+// compute, are done side by side by every compiler.
 template <class T>
 inline void finish_position(const Finish &f, const T *sums, const uint8_t *residual, uint8_t *out) {
-    for (int64_t k = 0; k < f.outs; k++) {
-        // exact, or so large that it saturates: numerics.py
-        double t = (double)sums[k] * f.factor[k] + f.offset[k];
-        t = truncated(t + __builtin_copysign(0.5, t));
-        if (residual) t += f.residual_table[residual[k]];
-        t = t < f.low ? f.low : t;
-        t = t > f.high ? f.high : t;
-        out[k] = (uint8_t)(int32_t)t;
+    const int64_t PIECE = 64;
+    const double largest = 1 << 30;
+    double value[PIECE];
+    int32_t whole[PIECE];
+    for (int64_t first = 0; first < f.outs; first += PIECE) {
+        const int64_t count = f.outs - first < PIECE ? f.outs - first : PIECE;
+        const double *factor = f.factor + first, *offset = f.offset + first;
+        for (int64_t k = 0; k < count; k++) value[k] = (double)sums[first + k];
+        for (int64_t k = 0; k < count; k++) {
+            // exact, or so large that it saturates: numerics.py; rounded half away from zero
+            const double t = value[k] * factor[k] + offset[k];
+            value[k] = t + __builtin_copysign(0.5, t);
+        }
+        if (residual) {
+            // residuals are below 2^29: beyond 2^30 they do not keep a sum from saturating
+            limited(value, count, -largest, largest, whole);
+            for (int64_t k = 0; k < count; k++) value[k] = (double)whole[k];
+            for (int64_t k = 0; k < count; k++) value[k] += f.residual_table[residual[first + k]];
+        }
+        limited(value, count, f.low, f.high, whole);
+        for (int64_t k = 0; k < count; k++) out[first + k] = (uint8_t)whole[k];
+        if (f.table)
+            for (int64_t k = 0; k < count; k++) out[first + k] = f.table[out[first + k]];
     }
-    if (f.table)
-        for (int64_t k = 0; k < f.outs; k++) out[k] = f.table[out[k]];
 }
 
 template <class T>
@@ -58,6 +74,7 @@ inline int finish(const Finish *f) {
 
 template <class T>
 inline void to_floats(const T *from, float *to, int64_t count) {
+#pragma GCC ivdep
     for (int64_t i = 0; i < count; i++) to[i] = (float)from[i];
 }
 

@@ -68,7 +68,7 @@ class NativeMaps:
         """Requantise ``sums`` (n, rows, cols, outs), float32 or float64, the last two axes contiguous.
 
         ``out`` and the bytes of ``residual`` have the same shape and outputs side by side; ``factor`` and
-        ``offset`` (outs,), the table of ``residual`` (256,), ``table`` (256,).
+        ``offset`` (outs,), the table of ``residual`` (256,), its numbers below 2^29, ``table`` (256,).
         """
         images, rows, cols, outs = sums.shape
         item = sums.itemsize
