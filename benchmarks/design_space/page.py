@@ -48,8 +48,8 @@ def product(entry: Entry) -> float:
 
 CHUNK, SRAM_KIB = 64, 1024
 """What the choice takes of the memory search."""
-CLOSE = 1.03
-"""Products this near the least one count as equal: the fast points are no better than that."""
+CLOSE = 1.05
+"""Products this near the least one count as equal: smaller is better then."""
 
 
 def ranked(outcome: Outcome, area_mm2: float) -> list[Entry]:
@@ -132,7 +132,7 @@ def _choice(outcomes: Mapping[str, Outcome], start: Machine, chosen: Machine) ->
     yield ""
     yield _paragraph(
         "Every point of the evolution; ringed ones are beaten by no other. "
-        "The points of the grid within 3 %, by area:"
+        "The points of the grid within 5 %, by area:"
     )
     yield ""
     grid = outcomes["grid"]
