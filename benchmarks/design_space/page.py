@@ -108,7 +108,7 @@ def _choice(outcomes: Mapping[str, Outcome], start: Machine, chosen: Machine) ->
     yield ""
     yield _paragraph(
         "The rule: at no more than 1,024 multipliers and 1 MiB of SRAM, and with no more area than the "
-        "machine the search began with, the smallest machine whose energy x latency is within 3 % of the "
+        "machine the search began with, the smallest machine whose energy x latency is within 5 % of the "
         "least."
     )
     yield ""
