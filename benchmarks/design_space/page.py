@@ -107,7 +107,7 @@ def _choice(outcomes: Mapping[str, Outcome], start: Machine, chosen: Machine) ->
     yield "## The choice"
     yield ""
     yield _paragraph(
-        "The rule: at no more than 1,024 multipliers and 1 MiB of SRAM, and with no more area than the "
+        "The rule: at no more than 1,024 multipliers, and with no more area than the "
         "machine the search began with, the smallest machine whose energy x latency is within 5 % of the "
         "least."
     )
@@ -208,10 +208,10 @@ def _memory(outcome: Outcome) -> Iterator[str]:
         yield "| " + " | ".join(cells) + " |"
     yield ""
     yield _paragraph(
-        "Most of what more SRAM gains is ResNet-50's, whose maps then stay on the chip. 2 MiB would be "
-        "better still; the choice stops at 1 MiB, which is about what SCNN and SparTen have for maps in the "
-        "[comparison](comparison.md). Chunks of 128 channels gain next to nothing for the area of their "
-        "gathers; chunks of 32 are the way to a small machine."
+        "Most of what more SRAM gains is ResNet-50's, whose maps then stay on the chip; with 1 MiB, about what "
+        "SCNN and SparTen have for maps in the [comparison](comparison.md), all but the first ones do. Chunks "
+        "of 128 channels gain next to nothing for the area of their gathers; chunks of 32 are the way to a "
+        "small machine."
     )
     yield ""
 
