@@ -208,10 +208,10 @@ def _memory(outcome: Outcome) -> Iterator[str]:
         yield "| " + " | ".join(cells) + " |"
     yield ""
     yield _paragraph(
-        "Most of what more SRAM gains is ResNet-50's, whose maps then stay on the chip; with 1 MiB, about what "
-        "SCNN and SparTen have for maps in the [comparison](comparison.md), all but the first ones do. Chunks "
-        "of 128 channels gain next to nothing for the area of their gathers; chunks of 32 are the way to a "
-        "small machine."
+        "Most of what more SRAM gains is ResNet-50's, whose maps then stay on the chip; with 1 MiB, about "
+        "what SCNN and SparTen have for maps in the [comparison](comparison.md), all but the first ones do. "
+        "Chunks of 128 channels gain next to nothing for the area of their gathers; chunks of 32 are the way "
+        "to a small machine."
     )
     yield ""
 
