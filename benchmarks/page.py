@@ -32,8 +32,9 @@ def render(result: Mapping[str, Any]) -> str:
         "",
         f"`{result['command']}`",
         "",
-        "Whole processes: wall-clock seconds, CPU seconds in brackets, peak memory. One image, random "
-        "weights. Predicted: the compiler's cost model against the simulated cycles.",
+        f"Whole processes, the least of {result['repeat']} runs each: wall-clock seconds, CPU seconds in "
+        "brackets, peak memory. One image, random weights. Predicted: the compiler's cost model against the "
+        "simulated cycles.",
         "",
         _row(COLUMNS),
         "|---" * 2 + "|---:" * (len(COLUMNS) - 2) + "|",

@@ -15,7 +15,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from statistics import median
 
 from escc.errors import EsccError
 
@@ -38,18 +37,19 @@ class Usage:
 def measured(
     command: Sequence[str], *, repeat: int = 1, env: Mapping[str, str] | None = None, cwd: Path | None = None
 ) -> Usage:
-    """Medians over ``repeat`` runs of a command; its output is shown only when it fails.
+    """The least of ``repeat`` runs of a command, figure by figure: what other work on the machine adds is not
+    the command's. Its output is shown only when it fails.
 
     Raises:
         EsccError: it cannot be started or does not end with 0.
     """
     runs = [_run(command, {**os.environ, **(env or {})}, cwd) for _ in range(repeat)]
 
-    def middle(value: Callable[[Usage], float]) -> float:
-        return median(value(usage) for usage in runs)
+    def least(value: Callable[[Usage], float]) -> float:
+        return min(value(usage) for usage in runs)
 
     return Usage(
-        middle(lambda u: u.wall), middle(lambda u: u.cpu), middle(lambda u: u.mib), middle(lambda u: u.load)
+        least(lambda u: u.wall), least(lambda u: u.cpu), least(lambda u: u.mib), least(lambda u: u.load)
     )
 
 

@@ -25,6 +25,7 @@ from escc.frontend.zoo import ZOO, entry
 
 WORK = "build/table"
 ENGINES = ("native", "numpy")
+SMALL_SIDE = 32
 READY = (
     "import sys; import escc.cli.sim; from escc.backend_sim.simulator import simulate; "
     "from escc.isa.program import Program; Program.load(sys.argv[1])"
@@ -68,7 +69,7 @@ class Network:
         report = self.work / self.name
         compile_words = ["compile", str(self.model), "-o", str(self.program), "--report", str(report)]
         found: dict[str, Any] = {"network": self.name, "input": list(entry(self.name).shape)}
-        found["compile"] = self._usage(compile_words, 1)
+        found["compile"] = self._usage(compile_words, self.repeat)
         content = json.loads((report / "compile.json").read_text())
         found["passes"] = {row["name"]: round(row["seconds"], 3) for row in content["passes"]}
         found["predicted_cycles"] = sum(layer["predicted_cycles"] for layer in content["layers"])
@@ -96,17 +97,21 @@ class Network:
         return dict(measured(escc(*words), repeat=repeat, env=self.env).to_dict())
 
 
-def cold_start(program: Path, env: Mapping[str, str], repeat: int) -> dict[str, dict[str, float]]:
-    """What starting takes: Python alone, the help page, a simulator with its program read."""
+def cold_start(name: str, program: Path, env: Mapping[str, str], repeat: int) -> dict[str, dict[str, float]]:
+    """What starting takes: Python alone, the help page, a simulator with its program read; and a thousand
+    small images."""
     ready = [sys.executable, "-c", READY, str(program)]
     commands = {
         "python -c pass": [sys.executable, "-c", "pass"],
         "escc --help": escc("--help"),
         "escc sim, ready": ready,
     }
+    if max(entry(name).shape) <= SMALL_SIDE:
+        many = ["sim", str(program), "--functional", "--images", "1000"]
+        commands[f"escc sim, {name}, 1,000 images, --functional"] = escc(*many)
     found: dict[str, Usage] = {}
-    for name, command in commands.items():
-        found[name] = measured(command, repeat=repeat, env=env)
+    for title, command in commands.items():
+        found[title] = measured(command, repeat=repeat, env=env)
     return {name: usage.to_dict() for name, usage in found.items()}
 
 
@@ -122,7 +127,7 @@ def cold_start(program: Path, env: Mapping[str, str], repeat: int) -> dict[str, 
 @click.option("--again", is_flag=True, help="Measure again what was measured before.")
 @click.option("--engine", "only", multiple=True, type=click.Choice(ENGINES), help="Only these; repeat.")
 @click.option(
-    "--repeat", default=3, show_default=True, type=click.IntRange(1), help="Runs to take medians of."
+    "--repeat", default=3, show_default=True, type=click.IntRange(1), help="Runs, of which the least counts."
 )
 @click.option("--threads", default=1, show_default=True, type=click.IntRange(1), help="Of BLAS and torch.")
 @click.option("--profile", "profiled", multiple=True, metavar="NETWORK", help="Say where its time goes.")
@@ -165,10 +170,11 @@ def command(
             click.echo(f"measuring {name}", err=True)
             kept = network.measure(names, name in profiled)
         rows.append(kept)
-    start = cold_start(work / f"{chosen[0]}.bin", env, max(repeat, 3))
+    start = cold_start(chosen[0], work / f"{chosen[0]}.bin", env, max(repeat, 3))
     result: dict[str, Any] = {
         "machine": machine(),
         "threads": threads,
+        "repeat": repeat,
         "command": "python -m benchmarks.table " + shlex.join(sys.argv[1:]),
         "cold_start": start,
         "networks": rows,

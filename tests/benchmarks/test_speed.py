@@ -41,6 +41,7 @@ def result() -> dict[str, Any]:
     return {
         "machine": {"processor": "cpu", "cores": 2, "system": "Linux", "python": "3.11"},
         "threads": 1,
+        "repeat": 3,
         "command": "python -m benchmarks.table net",
         "cold_start": {"escc --help": usage(0.1)},
         "networks": [row],
