@@ -99,7 +99,7 @@ def table(lines: Sequence[Line]) -> list[str]:
     "--work", type=click.Path(file_okay=False, path_type=Path), default=Path(WORK), show_default=True,
     help="Folder of environments and figures.",
 )  # fmt: skip
-@click.option(
+@click.option("--repeat", default=3, show_default=True, type=click.IntRange(1), help="Runs of escc.")
     "--repeat", default=3, show_default=True, type=click.IntRange(1), help="Runs of escc: the least."
 )
 @click.option("--json", "json_file", type=click.Path(dir_okay=False, path_type=Path), help="Write figures.")
