@@ -100,8 +100,6 @@ def table(lines: Sequence[Line]) -> list[str]:
     help="Folder of environments and figures.",
 )  # fmt: skip
 @click.option("--repeat", default=3, show_default=True, type=click.IntRange(1), help="Runs of escc.")
-    "--repeat", default=3, show_default=True, type=click.IntRange(1), help="Runs of escc: the least."
-)
 @click.option("--json", "json_file", type=click.Path(dir_okay=False, path_type=Path), help="Write figures.")
 def command(
     peers: tuple[str, ...], layers: tuple[str, ...], work: Path, repeat: int, json_file: Path | None
