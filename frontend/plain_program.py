@@ -117,7 +117,8 @@ def read_plain(path: Path) -> PlainProgram | None:
             for folder, entries in archive.tensors.items()
         }
         return _Reader(archive.program).read(numbers["weights"], numbers["constants"])
-    except (_NotPlain, RefusedArchive, LookupError, AttributeError):
+    except (_NotPlain, RefusedArchive, LookupError, AttributeError, TypeError, ValueError, RuntimeError):
+        # whatever is wrong with it, torch's reader finds the words
         return None
 
 
