@@ -22,7 +22,7 @@ from escc.backend_sim.simulator.timing.geometry import plan
 from escc.backend_sim.simulator.timing.native_maps import FILL, FINISH, NativeMaps
 from escc.backend_sim.simulator.timing.work import ConvTiming, ConvWork, Ternary, TimingArch
 from escc.errors import EsccError
-from escc.isa.sparsemap import decode_row_streams, row_offsets, smallest_row_streams
+from escc.isa.sparsemap import TWO_LEVEL_BASES, decode_row_streams, row_offsets, smallest_row_streams
 
 LIBRARY = Path(native.__file__).with_name("kernel.so")
 FORMS = {"combine": 0, "dense": 1, "depthwise": 2}
@@ -406,7 +406,7 @@ class NativeEngine:
         """
         data = np.ascontiguousarray(buffer)
         # the definition finds the words for sizes that cannot be
-        impossible = min(outs, chans, bases, chunk) < 1
+        impossible = min(outs, chans, bases, chunk) < 1 or (two_level and bases > TWO_LEVEL_BASES)
         if impossible or smallest_row_streams(outs, chans, bases, two_level=two_level) > data.size:
             decode_row_streams(data, outs, chans, bases, chunk, two_level=two_level)
         if not two_level:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -260,8 +260,3 @@ def scaled_table(table: EnergyTable, *, dram: float) -> EnergyTable:
     for name in ("dram_bit", "dram_activate"):
         costs[name] = dataclasses.replace(costs[name], value=costs[name].value * dram)
     return dataclasses.replace(table, costs=costs)
-
-
-def by_machine(figures: Iterable[Figures]) -> dict[str, Figures]:
-    """Figures by machine."""
-    return {item.machine: item for item in figures}

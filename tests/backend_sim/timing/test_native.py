@@ -178,6 +178,15 @@ def streamed(data: np.ndarray, shape: tuple[int, int, int], chunk: int, two_leve
 
 
 @needs_library
+def test_a_short_stream_does_not_ask_for_memory() -> None:
+    # 2^20 channel bits that would stand for 2^36 coefficients
+    data = np.zeros(1 << 17, np.uint8)
+    for codec in (NumpyEngine(), make_engine("native")):
+        with pytest.raises(EsccError, match="two-level masks of 65535 bases, at most 64"):
+            codec.decode(data, 1 << 10, 1 << 10, 65535, 64, two_level=True)
+
+
+@needs_library
 @pytest.mark.parametrize("seed", range(40))
 def test_streams_are_decoded_alike(seed: int) -> None:
     generator = np.random.default_rng(seed)
